@@ -1,0 +1,223 @@
+"""Which of 420 pre-training tasks are worth learning? Task weights on scikit-learn's digits, 20 tasks real, 400 noise.
+
+    metapt run digits_tasks
+
+Every arm pre-trains the same encoder (an MLP with a bottleneck of 8) for the same number of steps on binary tasks over
+unlabelled images, then fine-tunes all of it for ten classes on the same few labelled images. The arms differ in the
+weights of the tasks: `equal`, `random` (fixed, drawn once), `meta` (learned while pre-training proceeds), `replay`
+(pre-training afresh with the weights that `meta` learned), `oracle` (real tasks only); `none` does not pre-train.
+The labels that meta-learning uses (train and validation) are the labels that every arm's final fine-tuning uses.
+Curves come from 100 further labelled images; the test images are read once, at the end.
+
+Null control, in which learning the weights must do no harm: --noise-tasks 0 --real-tasks 420
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn.metrics import roc_auc_score
+
+from metapt import data, meta, models, objectives, recipes, solvers, stages
+from metapt.io import plots
+from metapt.io.experiment import Arm, Experiment, Outcome, Phase
+from metapt.types import Batches, Model, Stage
+
+METHOD = recipes.task_weights.METHOD
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every field can be set on the command line."""
+
+    seeds: int = 8
+    """Independent runs, mapped over in parallel: splits, tasks, initial parameters and batches all differ."""
+    seed: int = 0
+    """Of everything random."""
+    real_tasks: int = 20
+    """Tasks that split the ten classes into two halves."""
+    noise_tasks: int = 400
+    """Tasks that label each image by a coin."""
+    train_labels: int = 40
+    """Labelled images for the fine-tuning inside meta-learning."""
+    validation_labels: int = 80
+    """Labelled images for the loss that the weights minimise."""
+    hidden: int = 64
+    """Width of the encoder's hidden layer."""
+    features: int = 8
+    """Width of the encoder's output."""
+    outer_steps: int = 240
+    """Outer steps, warm-up included."""
+    warm_up: int = 40
+    """Outer steps at equal weights before learning begins."""
+    pretrain_steps: int = 5
+    """P, pre-training steps of an outer step."""
+    finetune_steps: int = 10
+    """K, fine-tuning steps of an outer step."""
+    batch: int = 256
+    """Images in a pre-training batch."""
+    neumann_terms: int = 5
+    """Terms of the inverse-Hessian series beyond the first."""
+    pretrain_lr: float = 2e-3
+    """Adam's learning rate in pre-training."""
+    finetune_lr: float = 0.05
+    """Adam's learning rate for the head, inside meta-learning."""
+    meta_lr: float = 0.03
+    """Adam's learning rate for the weights' logits."""
+    final_steps: int = 200
+    """Steps of the final fine-tuning."""
+    final_lr: float = 3e-3
+    """Adam's learning rate in the final fine-tuning."""
+
+    def __post_init__(self):
+        for name in ("seeds", "real_tasks", "train_labels", "validation_labels", "hidden", "features", "pretrain_steps",
+                     "finetune_steps", "batch", "final_steps"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("pretrain_lr", "finetune_lr", "meta_lr", "final_lr"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number above 0")
+        if self.noise_tasks < 0 or self.neumann_terms < 0 or self.seed < 0:
+            raise ValueError("noise_tasks, neumann_terms and seed must be at least 0")
+        if not 0 <= self.warm_up < self.outer_steps:
+            raise ValueError(f"warm_up={self.warm_up} must be from 0 to outer_steps - 1 = {self.outer_steps - 1}")
+
+
+def experiment(config: Config) -> Experiment:
+    """The arms of the comparison."""
+    tasks = config.real_tasks + config.noise_tasks
+    encoder = models.mlp(64, (config.hidden, config.features))
+    learned = meta.softmax_weights(tasks)
+    method = recipes.task_weights.task_weights(
+        encoder=encoder,
+        features=config.features,
+        tasks=tasks,
+        classes=10,
+        meta=learned,
+        pretrain_optimizer=optax.adam(config.pretrain_lr),
+        finetune_optimizer=optax.adam(config.finetune_lr, eps_root=1e-8),
+        meta_optimizer=optax.adam(config.meta_lr),
+        solve=solvers.neumann(config.neumann_terms),
+    )
+
+    def init_pretrain(key):
+        return stages.start(method.pretrain, method.pretrain_model.init(key))
+
+    def init_meta(key, arrays, exports):
+        finetune = stages.start(method.finetune, method.head.init(key))
+        return method.algorithm.init(learned.init(key), init_pretrain(key), finetune)
+
+    def pretrain_step(state, batches, key):
+        weights, pretrain = state
+        pretrain, info = method.pretrain_fit(pretrain, weights, batches.pretrain, key)
+        return (weights, pretrain), {"pretrain": info}
+
+    def fixed(name, weigh, steps=config.outer_steps):
+        init = lambda key, arrays, exports: (weigh(key, exports), init_pretrain(key))  # noqa: E731
+        export = lambda state: {"encoder": state[1].params["encoder"], "weights": state[0]}  # noqa: E731
+        return Arm(name, init, (Phase(steps, pretrain_step),), export)
+
+    def export_meta(state):
+        return {"encoder": state.pretrain.params["encoder"], "weights": learned.constrain(state.phi)}
+
+    oracle = jnp.where(jnp.arange(tasks) < config.real_tasks, tasks / config.real_tasks, 0.0)
+    arms = (
+        fixed("none", lambda key, exports: jnp.ones(tasks), steps=0),
+        fixed("equal", lambda key, exports: jnp.ones(tasks)),
+        fixed("random", lambda key, exports: tasks * jax.random.dirichlet(key, jnp.ones(tasks))),
+        Arm("meta", init_meta, (
+            Phase(config.warm_up, method.algorithm.warm_up),
+            Phase(config.outer_steps - config.warm_up, method.algorithm.step),
+        ), export_meta),  # fmt: skip
+        fixed("replay", lambda key, exports: exports["meta"]["weights"]),
+        fixed("oracle", lambda key, exports: oracle),
+    )
+    arrays, test = _arrays(config)
+    judge = _fine_tune_and_score(config, method.finetune_model)
+    return Experiment(
+        metric="test accuracy after fine-tuning",
+        higher_is_better=True,
+        data=arrays,
+        test=test,
+        draw=lambda arrays, key: _draw(config, arrays, key),
+        arms=arms,
+        monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
+        evaluate=judge,
+        baseline="equal",
+        summarize=lambda outcome: _figures(config, outcome),
+        plots=lambda outcome: _plots(config, outcome),
+    )
+
+
+def _arrays(config: Config):
+    """One split and one set of tasks a seed, stacked; test apart."""
+    images, y = data.digits()
+    sizes = {"test": 500, "monitor": 100, "train": config.train_labels, "validation": config.validation_labels}
+    sizes["pool"] = max(1, len(y) - sum(sizes.values()))
+    parts_by_seed, tests = [], []
+    for seed in range(config.seeds):
+        rng = np.random.default_rng([config.seed, seed])
+        parts = {name: data.Labelled(images[rows], y[rows]) for name, rows in data.split(rng, len(y), sizes).items()}
+        pool = parts.pop("pool")
+        tests.append(parts.pop("test"))
+        task_labels = data.plant_tasks(rng, pool.y, config.real_tasks, config.noise_tasks)
+        parts_by_seed.append({**parts, "pool": data.Labelled(pool.x, task_labels)})
+    return tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_seed) for by_seed in (parts_by_seed, tests))
+
+
+def _draw(config: Config, arrays, key) -> Batches:
+    """Random pre-training batches; fine-tuning and validation use all of their few labels at every step."""
+    train = jax.tree.map(lambda a: jnp.broadcast_to(a, (config.finetune_steps, *a.shape)), arrays["train"])
+    return Batches(data.draw(key, arrays["pool"], config.pretrain_steps, config.batch), train, arrays["validation"])
+
+
+def _fine_tune_and_score(config: Config, model: Model):
+    """(encoder, arrays, examples, key) -> accuracy on the examples, after full fine-tuning on all labels of meta-learning."""
+    stage = Stage(objectives.cross_entropy(objectives.whole(model)), optax.adam(config.final_lr))
+    train = stages.trainer(stage)
+
+    def judge(encoder, arrays, examples, key):
+        params = {**model.init(key), "encoder": encoder}
+        labels = jax.tree.map(lambda *parts: jnp.concatenate(parts), arrays["train"], arrays["validation"])
+        batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (config.final_steps, *a.shape)), labels)
+        tuned, _ = train(stages.start(stage, params), None, batches, stages.step_keys(key, batches))
+        return objectives.accuracy(model.apply(tuned.params, examples.x), examples.y)
+
+    return judge
+
+
+def _figures(config: Config, outcome: Outcome) -> dict[str, Any]:
+    """`gap_closed`: (replay - equal) / (oracle - equal); `weight_auc`: weight separates real from noise (None without noise)."""
+    mean = {name: float(scores.mean()) for name, scores in outcome.scores.items()}
+    weights, real = outcome.exports["meta"]["weights"], _is_real(config)
+    if not config.noise_tasks:
+        return {"gap_closed": None, "weight_auc": None, "weight_spread": float(weights.std())}
+    return {
+        "gap_closed": (mean["meta"] - mean["equal"]) / (mean["oracle"] - mean["equal"]),
+        "gap_closed_replay": (mean["replay"] - mean["equal"]) / (mean["oracle"] - mean["equal"]),
+        "weight_auc": float(np.mean([roc_auc_score(real, by_task) for by_task in weights])),
+        "mean_weight_real": float(weights[:, real].mean()),
+        "mean_weight_noise": float(weights[:, ~real].mean()),
+    }
+
+
+def _plots(config: Config, outcome: Outcome):
+    report = {
+        "validation_loss": "validation loss",
+        "hypergradient_norm": "norm of the\nhypergradient",
+        "report.residual": "solve: relative\nresidual",
+        "report.contraction": "solve: contraction\na term",
+        "report.negative_curvature": "solve: negative\ncurvature met",
+    }
+    return {
+        "weights": plots.weights(outcome.exports["meta"]["weights"], _is_real(config), "Learned weight of every task"),
+        "learning_curves": plots.learning_curves(outcome.curves, "outer step", "accuracy on held-out images"),
+        "hypergradient": plots.reports(outcome.infos["meta"], report),
+    }
+
+
+def _is_real(config: Config) -> np.ndarray:
+    return np.arange(config.real_tasks + config.noise_tasks) < config.real_tasks

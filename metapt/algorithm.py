@@ -1,0 +1,125 @@
+"""The whole flow: pre-train, transfer, fine-tune, validate, and move the meta-parameters by the derivative of all that.
+
+This is Algorithm 1 of Raghu, Lorraine, Kornblith, McDermott, Duvenaud, "Meta-Learning to Improve Pre-Training"
+(NeurIPS 2021). Pre-training is never restarted: the meta-parameters change while it proceeds.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from jax import Array
+
+from metapt.stages import loop as loops, transfer_encoder
+from metapt.types import (
+    Batches,
+    Fit,
+    Loop,
+    Meta,
+    Objective,
+    PyTree,
+    SolveInfo,
+    StageInfo,
+    StageState,
+    Transfer,
+    Update,
+)
+
+
+class AlgorithmState(NamedTuple):
+    """Everything the next outer step needs: save it, and the run resumes bit for bit."""
+
+    phi: PyTree  # the meta-parameters, unconstrained
+    update: PyTree  # what `Update` remembers (the meta-optimizer's moments)
+    pretrain: StageState
+    finetune: StageState
+
+
+class AlgorithmInfo(NamedTuple):
+    """What a human wants to know of one outer step."""
+
+    pretrain: StageInfo  # [P]
+    finetune: StageInfo  # [K]
+    validation_loss: Array  # after fine-tuning; what the meta-parameters minimise
+    hypergradient_norm: Array
+    report: SolveInfo  # how far to trust the hypergradient
+    skipped: Array  # True: the hypergradient was not finite and moved nothing
+
+
+class Algorithm(NamedTuple):
+    """Pure functions over one state tree; `jit`, `vmap` and `scan` them as you like."""
+
+    init: Callable[[PyTree, StageState, StageState], AlgorithmState]  # (phi, pretrain, finetune) -> state
+    step: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]
+    warm_up: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]  # `step`, phi at rest
+
+
+def meta_pretraining(
+    pretrain: Fit,
+    finetune: Fit,
+    validate: Objective,
+    update: Update,
+    constrain: Callable[[PyTree], PyTree] = Meta._field_defaults["constrain"],
+    transfer: Transfer = transfer_encoder,
+    warm_start: bool = True,
+) -> Algorithm:
+    """Algorithm 1, from two fits with stated derivatives. P and K are the lengths of the batches it is given.
+
+    Args:
+        pretrain: a fit whose context is the meta-parameters, for example `implicit(stage)`.
+        finetune: a fit whose start and context come from `transfer`, for example `unroll(stage)`.
+        validate: the objective, at the fine-tuned parameters, that the meta-parameters are to lower.
+        update: how the meta-parameters move, for example `by_gradient(optax.adam(0.1))`.
+        constrain: from the unconstrained phi to the meta-parameters that pre-training sees (`Meta.constrain`).
+        transfer: what passes from pre-training to fine-tuning.
+        warm_start: fine-tuning goes on from its own last state, as in the paper; False: from its first state every time.
+    """
+
+    def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
+        return AlgorithmState(phi, update.init(phi), pretrain, finetune)
+
+    def train(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
+        pretrain_key, finetune_key, validate_key = jax.random.split(key, 3)
+        meta = constrain(phi)
+        pre, pre_info = pretrain(state.pretrain, meta, batches.pretrain, pretrain_key, report)  # P steps
+        start, context = transfer(pre, state.finetune, meta)
+        fine, fine_info = finetune(start, context, batches.finetune, finetune_key)  # K steps
+        loss, _ = validate(fine.params, context, fine.extra, batches.validation, validate_key)
+        return loss, (pre, fine if warm_start else state.finetune, pre_info, fine_info)
+
+    def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
+        meta_loss = jax.value_and_grad(train, argnums=(0, 1), has_aux=True)
+        (loss, trained), (hypergradient, report) = meta_loss(state.phi, SolveInfo.blank(), state, batches, key)
+        pre, fine, *infos = trained
+        phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
+        info = AlgorithmInfo(*infos, loss, optax.tree.norm(hypergradient), report, skipped)
+        return AlgorithmState(phi, update_state, pre, fine), info
+
+    def warm_up(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
+        loss, (pre, fine, *infos) = train(state.phi, SolveInfo.blank(), state, batches, key)
+        no = jax.numpy.zeros((), bool)
+        info = AlgorithmInfo(*infos, loss, jax.numpy.zeros_like(loss), SolveInfo.blank(), no)
+        return state._replace(pretrain=pre, finetune=fine), info
+
+    return Algorithm(init, step, warm_up)
+
+
+def run(
+    step: Callable[[PyTree, Batches, Array], tuple[PyTree, PyTree]],
+    draw: Callable[[Array], Batches],
+    state: PyTree,
+    key: Array,
+    steps: Array,
+    loop: Loop = loops.auto,
+) -> tuple[PyTree, PyTree]:
+    """Outer steps number `steps` (`[n]`, integers) in one dispatch: `step(state, draw(key_a), key_b)`, infos stacked.
+
+    The keys depend on `key` and the step's number alone, so a run cut into chunks equals the uncut run bit for bit.
+    """
+
+    def outer(state, number):
+        draw_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+        return step(state, draw(draw_key), step_key)
+
+    return loop(outer, state, steps)

@@ -1,0 +1,180 @@
+"""The command line: `metapt list | run | resume | compare`. Wrong input is one line and exit status 2."""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import tyro
+
+from metapt.io import configs, tables
+from metapt.io.errors import UserError
+from metapt.io.folder import RunFolder
+from metapt.io.runner import run_experiment
+from metapt.recipes import METHODS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    try:
+        parsed, rest = _parser().parse_known_args(arguments)
+        if rest and parsed.command is not _run:
+            raise UserError(f"unrecognized arguments: {' '.join(rest)}")
+        parsed.command(parsed, rest)
+        return 0
+    except UserError as error:
+        print(f"metapt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("metapt: interrupted; `metapt resume DIR` continues a run from its last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="metapt", description="Learn the knobs of pre-training by gradient.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{list,run,resume,compare}")
+
+    listing = commands.add_parser("list", help="recipes and configs, one line each")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(command=_list)
+
+    run = commands.add_parser("run", help="run a config", add_help=False, allow_abbrev=False)
+    run.add_argument("config", metavar="CONFIG", nargs="?", help="a name from `metapt list`, or a path")
+    run.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/CONFIG-TIME)")
+    run.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
+    run.add_argument("-h", "--help", action="store_true", help="also lists the fields of CONFIG")
+    run.set_defaults(command=_run, parser=run)
+
+    resume = commands.add_parser("resume", help="continue an interrupted run")
+    resume.add_argument("folder", type=Path, metavar="DIR")
+    resume.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
+    resume.set_defaults(command=_resume)
+
+    compare = commands.add_parser("compare", help="results of several runs side by side")
+    compare.add_argument("folders", type=Path, metavar="DIR", nargs="+")
+    compare.set_defaults(command=_compare)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _list(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    rows = [{"kind": "recipe", **method._asdict()} for method in METHODS]
+    for name, path in sorted(configs.available().items()):
+        module = configs.load(str(path))
+        summary = (module.__doc__ or "").strip().split("\n")[0]
+        rows.append({"kind": "config", **module.METHOD._asdict(), "name": name, "summary": summary})
+    rows = [{key: row[key] for key in ("name", "kind", "summary", "citation", "slots")} for row in rows]
+    if parsed.json:
+        print(json.dumps(rows, indent=1))
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['kind']:<6}  {row['summary']}  [{row['citation']}]")
+
+
+def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    if parsed.config is None or parsed.config.startswith("-"):
+        if parsed.help:
+            parsed.parser.print_help()
+            return
+        raise UserError("run: which CONFIG? `metapt list` shows them")
+    module = configs.load(parsed.config)
+    if parsed.help:
+        parsed.parser.print_help()
+    config = _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], f"metapt run {parsed.config}")
+    name = Path(parsed.config).stem
+    experiment = _build_experiment(module, config)
+    folder = RunFolder.create(parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"), _stored(parsed.config), config)
+    _execute(experiment, name, config, folder, parsed.quiet)
+
+
+def _resume(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    folder, config_name, fields = RunFolder.open(parsed.folder)
+    module = configs.load(config_name)
+    config = configs.build(module, fields)
+    if (folder.path / "result.json").exists():
+        _report(folder.read_json("result.json"), folder, parsed.quiet)
+        return
+    _execute(_build_experiment(module, config), Path(config_name).stem, config, folder, parsed.quiet)
+
+
+def _compare(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    results = {str(path): RunFolder(path).read_json("result.json") for path in parsed.folders}
+    for path, result in results.items():
+        if not isinstance(result, dict) or not {"arms", "metric"} <= set(result):
+            raise UserError(f"{path}/result.json is not the result of a run")
+    tables.print_comparison(results)
+
+
+def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:
+    if not quiet:
+        _say_choices()
+    result = run_experiment(experiment, name, config.seed, config.seeds, folder, quiet)
+    _report(result, folder, quiet)
+
+
+def _report(result: dict[str, Any], folder: RunFolder, quiet: bool) -> None:
+    if not quiet:
+        tables.print_result(result)
+        print(f"plots: {', '.join(sorted(path.name for path in folder.plots.glob('*.png')))}")
+    print(folder.path)
+
+
+def _build_experiment(module: ModuleType, config: Any) -> Any:
+    try:
+        return module.experiment(config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str) -> Any:
+    """The config's dataclass from `--field value ...`; tyro's panel of an error becomes one line."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(module.Config, args=list(arguments), prog=prog)
+    except ValueError as error:  # from the dataclass's own checks
+        raise UserError(str(error)) from error
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = (line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:])
+        text = "; ".join(line for line in lines if line).replace(":;", ":")
+        raise UserError(text.split("; Argument helptext")[0].split("; For full helptext")[0] + f"; see {prog} --help") from stop
+
+
+def _stored(config: str) -> str:
+    return config if config in configs.available() else str(Path(config).absolute())
+
+
+def _free(path: Path) -> Path:
+    number = 2
+    while path.exists():
+        path, number = path.with_name(f"{path.name.split('.')[0]}.{number}"), number + 1
+    return path
+
+
+def _say_choices() -> None:
+    """Shows what the library chose by itself (the loop), each choice once."""
+    said: set[str] = set()
+
+    def unsaid(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message in said or said.add(message))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(unsaid)
+    logger = logging.getLogger("metapt")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,91 @@
+"""Derivatives by backpropagation through the steps of training: all of them, the last few, or none."""
+
+import jax
+import optax
+from jax import Array, lax
+
+from metapt.stages import assert_differentiable, loop as loops, step_keys, trainer
+from metapt.stages.stage import Remat
+from metapt.types import Fit, Loop, PyTree, SolveInfo, Stage, StageInfo, StageState
+
+
+def unroll(stage: Stage, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
+    """The exact derivative of the run, by reverse mode through every step, with respect to state and context.
+
+    Args:
+        stage: what is trained; its optimizer must have a finite derivative (`optax.adam` needs `eps_root > 0`).
+        remat: `"full"` recomputes the inside of each step (memory: one state a step; about free), `"none"` stores
+            everything, `"nested"` stores about 2 sqrt(S) states for one more forward pass (S of several hundred).
+        loop: a function with the interface of `jax.lax.scan`; by default chosen from the model and the backend.
+
+    Raises:
+        ValueError: when built, if the optimizer cannot be differentiated through, or `remat` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
+        >>> fit = unroll(stage)
+        >>> end = lambda c: fit(StageState(jnp.array(5.0), stage.optimizer.init(5.0), None), c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> round(float(jax.grad(end)(2.0)), 6), round(1 - 0.9**3, 6)
+        (0.271, 0.271)
+    """
+    assert_differentiable(stage.optimizer, "unroll")
+    train = trainer(stage, loop, remat)
+
+    def fit(
+        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
+    ) -> tuple[StageState, StageInfo]:
+        return train(state, context, batches, step_keys(key, batches))
+
+    return fit
+
+
+def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
+    """`unroll` through the last `last` steps; what came before counts as a constant.
+
+    With `last` at least the number of steps it is `unroll`. On a quadratic objective, plain gradient descent of
+    `J + 1` steps has the same derivative as a Neumann series of `J` terms with the learning rate as its step.
+
+    Raises:
+        ValueError: when built, if `last < 1`, or as `unroll`.
+    """
+    if last < 1:
+        raise ValueError(f"truncate: last={last} must be at least 1 (the number of steps to differentiate through)")
+    assert_differentiable(stage.optimizer, "truncate")
+    train = trainer(stage, loop, remat)
+
+    def fit(
+        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
+    ) -> tuple[StageState, StageInfo]:
+        keys = step_keys(key, batches)
+        cut = len(keys) - last
+        if cut <= 0:
+            return train(state, context, batches, keys)
+        before, after = (jax.tree.map(lambda x, part=part: x[part], (batches, keys)) for part in _halves(cut))
+        state, early = train(lax.stop_gradient(state), lax.stop_gradient(context), *before)
+        state, late = train(lax.stop_gradient(state), context, *after)
+        return state, jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b]), early, late)
+
+    return fit
+
+
+def first_order(stage: Stage, loop: Loop = loops.auto) -> Fit:
+    """The end moves as the start does, `d end / d start = I`, and not with the context (first-order MAML).
+
+    Any optimizer will do, none is differentiated. Source: Finn et al. 2017, section 5.2.
+    """
+    train = trainer(stage, loop)
+
+    def fit(
+        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
+    ) -> tuple[StageState, StageInfo]:
+        end, info = lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, step_keys(key, batches)))
+        # Adds an exact zero whose derivative is the identity: the value keeps every bit.
+        moved = optax.tree.sub(state.params, lax.stop_gradient(state.params))
+        return end._replace(params=optax.tree.add(end.params, moved)), info
+
+    return fit
+
+
+def _halves(cut: int) -> tuple[slice, slice]:
+    return slice(None, cut), slice(cut, None)

@@ -1,0 +1,52 @@
+"""What a config hands to the runner: arms that start, step and end with an encoder, and two ways to judge that encoder."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import Array
+from matplotlib.figure import Figure
+
+from metapt.types import Batches, PyTree
+
+Step = Callable[[PyTree, Batches, Array], tuple[PyTree, PyTree]]
+
+
+class Phase(NamedTuple):
+    """A number of outer steps by one step function."""
+
+    steps: int
+    step: Step
+
+
+class Arm(NamedTuple):
+    """One row of the result, written for one seed; the runner maps it over seeds."""
+
+    name: str
+    init: Callable[[Array, PyTree, Mapping[str, PyTree]], PyTree]  # (key, data, exports of earlier arms) -> state
+    phases: tuple[Phase, ...]
+    export: Callable[[PyTree], dict[str, PyTree]]  # state -> {"encoder": ..., and what later arms or plots need}
+
+
+class Experiment(NamedTuple):
+    """Everything the runner needs. Leaves of `data` and `test` have a leading seed axis."""
+
+    metric: str
+    higher_is_better: bool
+    data: PyTree  # all but the test set
+    test: PyTree  # read once, by the final evaluation
+    draw: Callable[[PyTree, Array], Batches]  # (data, key) -> the batches of one outer step
+    arms: tuple[Arm, ...]
+    monitor: Callable[[PyTree, PyTree, Array], Array]  # (encoder, data, key) -> metric, on held-out data that is not the test set
+    evaluate: Callable[[PyTree, PyTree, PyTree, Array], Array]  # (encoder, data, test, key) -> metric
+    baseline: str  # the arm that every other is compared with
+    summarize: Callable[["Outcome"], dict[str, Any]]  # the recipe's own figures, for result.json's "meta"
+    plots: Callable[["Outcome"], dict[str, Figure]]
+
+
+class Outcome(NamedTuple):
+    """What a finished run knows, as numpy arrays with a leading seed axis."""
+
+    scores: dict[str, Any]  # arm -> [seeds], on the test set
+    exports: dict[str, Any]  # arm -> what `Arm.export` gave
+    curves: dict[str, list[tuple[int, list[float]]]]  # arm -> [(outer steps done, metric by seed)]
+    infos: dict[str, dict[str, list]]  # arm -> name of a logged figure -> [outer steps][seeds]

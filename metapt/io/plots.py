@@ -1,0 +1,68 @@
+"""Figures that any experiment can use. Matplotlib without a window."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_COLORS = {"none": "#999999", "equal": "#0072B2", "random": "#56B4E9", "meta": "#D55E00", "replay": "#E69F00", "oracle": "#009E73"}
+
+
+def learning_curves(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]], xlabel: str, ylabel: str) -> Figure:
+    """Mean over seeds and a band of one standard error, one line an arm; an arm with a single point is a dashed level."""
+    figure, axes = _axes((7.5, 4.5))
+    for name, points in curves.items():
+        steps = np.array([step for step, _ in points])
+        values = np.array([per_seed for _, per_seed in points])  # [points, seeds]
+        mean, stderr = values.mean(1), values.std(1, ddof=min(1, values.shape[1] - 1)) / np.sqrt(values.shape[1])
+        color = _COLORS.get(name)
+        if len(points) == 1:
+            axes.axhline(mean[0], color=color, linestyle="--", label=name)
+            continue
+        (line,) = axes.plot(steps, mean, color=color, label=name)
+        axes.fill_between(steps, mean - stderr, mean + stderr, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def weights(values: np.ndarray, real: np.ndarray, title: str) -> Figure:
+    """The learned weight of every task, `[seeds, T]`: mean and range over seeds, sorted within real and noise tasks."""
+    figure, axes = _axes((9.0, 4.5))
+    start = 0
+    for name, mask, color in (("real tasks", real, "#009E73"), ("noise tasks", ~real, "#CC3311")):
+        if not mask.any():
+            continue
+        part = values[:, mask]
+        part = part[:, np.argsort(-part.mean(0))]
+        x = np.arange(start, start + part.shape[1])
+        axes.vlines(x, part.min(0), part.max(0), color=color, alpha=0.3, linewidth=1)
+        axes.plot(x, part.mean(0), "o", color=color, markersize=3, label=f"{name} (mean {part.mean():.3g})")
+        start += part.shape[1]
+    axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="equal weights")
+    axes.set(xlabel="task (sorted by mean weight)", ylabel="learned weight", title=title, yscale="symlog")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def reports(infos: Mapping[str, Sequence[Sequence[float | None]]], figures: Mapping[str, str]) -> Figure:
+    """The hypergradient's report over outer steps, one panel a figure: median over seeds and the range."""
+    figure = Figure(figsize=(7.5, 1.9 * len(figures)), layout="constrained")
+    panels = figure.subplots(len(figures), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, label) in zip(panels, figures.items(), strict=True):
+        values = np.array(infos[name], float)  # [steps, seeds], None becomes NaN
+        steps = np.arange(len(values))
+        axes.plot(steps, np.nanmedian(values, axis=1), color="#D55E00", linewidth=1)
+        axes.fill_between(steps, np.nanmin(values, 1), np.nanmax(values, 1), color="#D55E00", alpha=0.2, linewidth=0)
+        axes.set_ylabel(label, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("outer step")
+    return figure
+
+
+def _axes(size: tuple[float, float]):
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,166 @@
+"""Runs an experiment: every arm over all seeds at once, in chunks, with checkpoints between them."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from metapt.algorithm import run as run_steps
+from metapt.io import stats
+from metapt.io.checkpoint import Checkpoints
+from metapt.io.experiment import Arm, Experiment, Outcome, Step
+from metapt.io.folder import RunFolder, versions
+from metapt.io.progress import Bar, progress_bar
+from metapt.types import PyTree
+
+CHUNKS = 20  # an arm is judged on the held-out data, and may be checkpointed, this often
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+def run_experiment(
+    experiment: Experiment, name: str, seed: int, seeds: int, folder: RunFolder, quiet: bool = False
+) -> dict[str, Any]:
+    """Runs, or continues, `experiment` in `folder`; writes `result.json` and the plots; returns the result."""
+    begun = time.monotonic()
+    runner = _Runner(experiment, jax.random.split(jax.random.key(seed), seeds), folder)
+    total = sum(phase.steps for arm in experiment.arms for phase in arm.phases)
+    try:
+        with progress_bar(total, runner.resume(), quiet) as bar:
+            for index in range(runner.arm, len(experiment.arms)):
+                runner.run_arm(index, bar)
+            bar.label("final evaluation")
+            outcome = runner.outcome()
+    finally:
+        runner.checkpoints.close()
+    result = {
+        "name": name,
+        "metric": experiment.metric,
+        "higher_is_better": experiment.higher_is_better,
+        "arms": {arm: stats.summary(scores) for arm, scores in outcome.scores.items()},
+        "comparisons": stats.comparisons(outcome.scores, experiment.baseline),
+        "meta": experiment.summarize(outcome),
+        "skipped_updates": int(sum(np.sum(infos.get("skipped", 0)) for infos in outcome.infos.values())),
+        "seconds": round(runner.seconds_before + time.monotonic() - begun, 1),
+        "versions": versions(),
+    }
+    for plot, figure in experiment.plots(outcome).items():
+        figure.savefig(folder.plots / f"{plot}.png", dpi=110)
+    folder.write_json("result.json", result)
+    return result
+
+
+class _Runner:
+    """The position of a run: which arm, how many outer steps of it, and what the finished arms left."""
+
+    def __init__(self, experiment: Experiment, keys: Array, folder: RunFolder):
+        self.experiment, self.keys, self.folder = experiment, keys, folder
+        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.arm, self.done, self.state = 0, 0, None
+        self.exports: dict[str, PyTree] = {}
+        self.curves: dict[str, list] = {}
+        self.seconds_before, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
+        self._chunk = functools.cache(self._compile_chunk)
+        self._monitor = jax.jit(jax.vmap(experiment.monitor))
+        self._evaluate = jax.jit(jax.vmap(experiment.evaluate))
+
+    def resume(self) -> int:
+        """Goes to the last checkpoint, if there is one; returns the number of outer steps already done."""
+        number = self.checkpoints.latest()
+        if number is None:
+            self.folder.truncate_metrics(0)
+            return 0
+        position = self.checkpoints.position(number)
+        self.arm, self.done, self.curves = position["arm"], position["done"], position["curves"]
+        self.seconds_before = position["seconds"]
+        exports: dict[str, PyTree] = {}
+        for arm in self.experiment.arms[: self.arm]:
+            exports[arm.name] = jax.eval_shape(arm.export, jax.eval_shape(self._init(arm), exports))
+        state = jax.eval_shape(self._init(self.experiment.arms[self.arm]), exports) if self.done else None
+        self.state, self.exports = self.checkpoints.restore(number, (state, exports))
+        self.folder.truncate_metrics(position["metrics_size"])
+        return number
+
+    def run_arm(self, index: int, bar: Bar) -> None:
+        arm = self.experiment.arms[index]
+        bar.label(arm.name)
+        if self.done == 0:
+            self.state = self._init(arm)(self.exports)
+            self.curves[arm.name] = [(0, self._judge(arm))]
+        for step, numbers in _chunks(arm, self.done):
+            self.state, info = self._chunk(step)(self.state, self.keys, self.experiment.data, jnp.asarray(numbers))
+            self.folder.log(_rows(arm.name, numbers, info))
+            self.done = numbers[-1] + 1
+            self.curves[arm.name].append((self.done, self._judge(arm)))
+            bar.advance(len(numbers))
+            if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self._save()
+        self.exports[arm.name] = jax.device_get(jax.vmap(arm.export)(self.state))
+        self.arm, self.done, self.state = index + 1, 0, None
+
+    def outcome(self) -> Outcome:
+        """Reads the test set, once for every arm."""
+        data, test = self.experiment.data, self.experiment.test
+        scores = {
+            name: np.asarray(self._evaluate(export["encoder"], data, test, self.keys), np.float64)
+            for name, export in self.exports.items()
+        }
+        infos: dict[str, dict[str, list]] = {}
+        for row in self.folder.read_metrics():
+            for figure, values in row.items():
+                if figure not in ("arm", "step"):
+                    infos.setdefault(row["arm"], {}).setdefault(figure, []).append(values)
+        return Outcome(scores, self.exports, self.curves, infos)
+
+    def _init(self, arm: Arm) -> Callable[[dict[str, PyTree]], PyTree]:
+        return lambda exports: jax.vmap(arm.init)(self.keys, self.experiment.data, exports)
+
+    def _compile_chunk(self, step: Step):
+        def chunk(state, key, data, numbers):
+            return run_steps(step, functools.partial(self.experiment.draw, data), state, key, numbers)
+
+        return jax.jit(jax.vmap(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
+
+    def _judge(self, arm: Arm) -> list[float]:
+        encoder = jax.vmap(arm.export)(self.state)["encoder"]
+        return np.asarray(self._monitor(encoder, self.experiment.data, self.keys), np.float64).tolist()
+
+    def _save(self) -> None:
+        before = sum(phase.steps for arm in self.experiment.arms[: self.arm] for phase in arm.phases)
+        position = {
+            "arm": self.arm,
+            "done": self.done,
+            "curves": self.curves,
+            "metrics_size": self.folder.metrics_size(),
+            "seconds": self.seconds_before + time.monotonic() - self._begun,
+        }
+        self.checkpoints.save(before + self.done, (self.state, self.exports), position)
+        self._saved = time.monotonic()
+
+
+def _chunks(arm: Arm, done: int) -> Iterator[tuple[Step, range]]:
+    """What is left of an arm, as (step function, numbers of the outer steps): about `CHUNKS` pieces, the same on every run."""
+    size = max(1, math.ceil(sum(phase.steps for phase in arm.phases) / CHUNKS))
+    first = 0
+    for phase in arm.phases:
+        for begin in range(first, first + phase.steps, size):
+            end = min(begin + size, first + phase.steps)
+            if end > done:
+                yield phase.step, range(begin, end)
+        first += phase.steps
+
+
+def _rows(arm: str, numbers: range, info: PyTree) -> Iterator[dict[str, Any]]:
+    """One row an outer step; every figure is a list over seeds, averaged over its further axes."""
+    figures = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(info):
+        values = np.asarray(leaf, np.float64)  # [seeds, steps, ...]
+        figures[".".join(str(getattr(key, "name", key)) for key in path)] = values.reshape(*values.shape[:2], -1).mean(-1)
+    for i, number in enumerate(numbers):
+        row = {name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in figures.items()}
+        yield {"arm": arm, "step": number, **row}

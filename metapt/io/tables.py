@@ -1,0 +1,52 @@
+"""Results as tables, for the screen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """One row an arm: mean, standard error, paired difference to the baseline, p-value."""
+    against = {row["a"]: row for row in result["comparisons"]}
+    baseline = result["comparisons"][0]["b"] if result["comparisons"] else None
+    direction = "higher" if result["higher_is_better"] else "lower"
+    table = Table(title=f"{result['name']}: {result['metric']} ({direction} is better)", title_justify="left")
+    for heading in ("arm", "mean", "std. error", f"minus {baseline}", "std. error", "p (paired t)"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    for name, arm in result["arms"].items():
+        row = against.get(name)
+        cells = (_signed(row["difference"]), _number(row["stderr"]), _p_value(row["p_value"])) if row else ("", "", "")
+        table.add_row(name, _number(arm["mean"]), _number(arm["stderr"]), *cells)
+    console = Console()
+    console.print(table)
+    for name, value in result["meta"].items():
+        console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
+    if result["skipped_updates"]:
+        console.print(f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False)
+
+
+def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """One row an arm, one column a run: mean and standard error."""
+    metrics = sorted({result["metric"] for result in results.values()})
+    table = Table(title=", ".join(metrics), title_justify="left")
+    table.add_column("arm")
+    for name in results:
+        table.add_column(name, justify="right", overflow="fold")
+    for arm in dict.fromkeys(arm for result in results.values() for arm in result["arms"]):
+        cells = (result["arms"].get(arm) for result in results.values())
+        table.add_row(arm, *(f"{_number(c['mean'])} ± {_number(c['stderr'])}" if c else "-" for c in cells))
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def _p_value(value: float | None) -> str:
+    return "-" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,76 @@
+"""Weights of tasks or examples. All start at 1, so that learning starts at plain pre-training."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import Partial
+
+from metapt.types import Meta, Model
+
+
+def sigmoid_weights(n: int) -> Meta:
+    """w = 2 sigmoid(phi) in (0, 2), each by itself: all can shrink at once. Source: Raghu et al. 2021, their code.
+
+    Example:
+        >>> meta = sigmoid_weights(2)
+        >>> meta.constrain(meta.init(jax.random.key(0))).tolist()
+        [1.0, 1.0]
+    """
+    return _weights(n, lambda phi: 2.0 * jax.nn.sigmoid(phi))
+
+
+def softmax_weights(n: int, total: float | None = None) -> Meta:
+    """w = total * softmax(phi), `total` (default n) fixed: what one gains another loses, and the learning rate keeps its meaning.
+
+    Example:
+        >>> meta = softmax_weights(4)
+        >>> meta.constrain(jnp.array([0.0, 0.0, 0.0, jnp.log(5.0)])).round(3).tolist()
+        [0.5, 0.5, 0.5, 2.5]
+    """
+    size = n if total is None else total
+    if size <= 0:
+        raise ValueError(f"softmax_weights: total={total} must be above 0 (the sum of the weights)")
+    return _weights(n, lambda phi: size * jax.nn.softmax(phi))
+
+
+def softplus_weights(n: int) -> Meta:
+    """w = softplus(phi) / log 2, above 0 without an upper bound.
+
+    Example:
+        >>> meta = softplus_weights(2)
+        >>> meta.constrain(meta.init(jax.random.key(0))).tolist()
+        [1.0, 1.0]
+    """
+    return _weights(n, lambda phi: jax.nn.softplus(phi) / jnp.log(2.0))
+
+
+def example_weights(network: Model, bound: float = 2.0) -> Meta:
+    """A network that weighs every example: the constrained value is a function, batch -> weights `[B]` in (0, bound).
+
+    Args:
+        network: one logit an example, `apply(params, batch) -> [B]` or `[B, 1]`.
+        bound: the weight of an example can't exceed it.
+
+    Source: Raghu et al. 2021, section 5.1; Shu et al. 2019, "Meta-Weight-Net", section 3.
+
+    Example:
+        >>> network = Model(init=lambda key: jnp.zeros(3), apply=lambda params, x: x @ params)
+        >>> meta = example_weights(network)
+        >>> meta.constrain(meta.init(jax.random.key(0)))(jnp.ones((2, 3))).tolist()
+        [1.0, 1.0]
+    """
+    if bound <= 0:
+        raise ValueError(f"example_weights: bound={bound} must be above 0 (the largest possible weight)")
+
+    def weigh(params, batch) -> Array:
+        logits = network.apply(params, batch)
+        return bound * jax.nn.sigmoid(logits.reshape(logits.shape[0]))
+
+    # A Partial is both a function and a pytree of its parameters, so it can be a context.
+    return Meta(network.init, lambda params: Partial(weigh, params))
+
+
+def _weights(n: int, constrain) -> Meta:
+    if n < 1:
+        raise ValueError(f"n={n} weights: must be at least 1")
+    return Meta(lambda key: jnp.zeros(n), constrain)

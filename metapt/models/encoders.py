@@ -1,0 +1,45 @@
+"""Linen encoders: arrays in, features out."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen
+
+from metapt.models.adapters import from_linen
+from metapt.types import Model
+
+
+class _MLP(linen.Module):
+    widths: Sequence[int]
+
+    @linen.compact
+    def __call__(self, x):
+        for width in self.widths[:-1]:
+            x = linen.relu(linen.Dense(width)(x))
+        return linen.Dense(self.widths[-1])(x)
+
+
+def mlp(inputs: int, widths: Sequence[int]) -> Model:
+    """A multi-layer perceptron, ReLU between layers and none after the last: `[B, inputs] -> [B, widths[-1]]`.
+
+    Example:
+        >>> import jax
+        >>> model = mlp(64, (32, 8))
+        >>> model.apply(model.init(jax.random.key(0)), jnp.zeros((5, 64))).shape
+        (5, 8)
+    """
+    if inputs < 1 or not widths or min(widths) < 1:
+        raise ValueError(f"mlp: inputs={inputs}, widths={tuple(widths)} must all be at least 1, with at least one width")
+    return from_linen(_MLP(tuple(widths)), jnp.zeros((1, inputs)))
+
+
+def linear(inputs: int, outputs: int) -> Model:
+    """A linear head that starts at zero, so that the first gradient of the encoder's features is not noise of the head.
+
+    Example:
+        >>> import jax
+        >>> model = linear(8, 10)
+        >>> float(abs(model.apply(model.init(jax.random.key(0)), jnp.ones((5, 8)))).max())
+        0.0
+    """
+    return from_linen(linen.Dense(outputs, kernel_init=linen.initializers.zeros), jnp.zeros((1, inputs)))

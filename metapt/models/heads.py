@@ -1,0 +1,27 @@
+"""An encoder and a head as one model, with parameters `{"encoder": ..., "head": ...}`."""
+
+import jax
+
+from metapt.types import Model
+
+
+def with_head(encoder: Model, head: Model) -> Model:
+    """`head(encoder(x))`; `stages.transfer_encoder` knows the encoder by its name in the parameters.
+
+    Example:
+        >>> from metapt.models import linear, mlp
+        >>> import jax.numpy as jnp
+        >>> model = with_head(mlp(64, (32, 8)), linear(8, 10))
+        >>> params = model.init(jax.random.key(0))
+        >>> sorted(params), model.apply(params, jnp.zeros((5, 64))).shape
+        (['encoder', 'head'], (5, 10))
+    """
+
+    def init(key):
+        encoder_key, head_key = jax.random.split(key)
+        return {"encoder": encoder.init(encoder_key), "head": head.init(head_key)}
+
+    def apply(params, *args):
+        return head.apply(params["head"], encoder.apply(params["encoder"], *args))
+
+    return Model(init, apply)

@@ -1,0 +1,59 @@
+"""One label an example."""
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from metapt.objectives.predict import Predict
+from metapt.types import Objective
+
+
+def cross_entropy(predict: Predict) -> Objective:
+    """Mean over the batch of -log softmax(logits)[y]. Batch: `(x [B, ...], y int [B])`.
+
+    Example:
+        >>> objective = cross_entropy(lambda params, context, x: x * params)
+        >>> loss, _ = objective(0.0, None, None, (jnp.ones((4, 10)), jnp.zeros(4, int)), None)
+        >>> round(float(loss), 4), round(float(jnp.log(10.0)), 4)
+        (2.3026, 2.3026)
+    """
+
+    def objective(params, context, extra, batch, key):
+        x, y = batch
+        return _cross_entropy(predict(params, context, x), y).mean(), extra
+
+    return objective
+
+
+def weighted_cross_entropy(predict: Predict) -> Objective:
+    """Mean over the batch of w_i * cross-entropy_i, with `w = context(batch)`, `[B]` (`meta.example_weights`).
+
+    Source: Raghu et al. 2021, section 5.1.
+
+    Example:
+        >>> objective = weighted_cross_entropy(lambda params, context, x: x * params)
+        >>> half = lambda batch: jnp.array([1.0, 0.0])
+        >>> loss, _ = objective(0.0, half, None, (jnp.ones((2, 10)), jnp.zeros(2, int)), None)
+        >>> round(float(loss), 4)
+        1.1513
+    """
+
+    def objective(params, context, extra, batch, key):
+        x, y = batch
+        return (context(batch) * _cross_entropy(predict(params, context, x), y)).mean(), extra
+
+    return objective
+
+
+def accuracy(logits: Array, y: Array) -> Array:
+    """Fraction of rows whose largest logit is at their label: `[B, C], [B] -> []`.
+
+    Example:
+        >>> float(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])))
+        0.75
+    """
+    return (logits.argmax(-1) == y).mean()
+
+
+def _cross_entropy(logits: Array, y: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)

@@ -1,0 +1,68 @@
+"""One learned weight for every task of multitask pre-training."""
+
+from typing import NamedTuple
+
+import optax
+
+from metapt.algorithm import Algorithm, meta_pretraining
+from metapt.hypergrad import implicit, unroll
+from metapt.models import linear, with_head
+from metapt.objectives import cross_entropy, on_features, weighted_tasks, whole
+from metapt.recipes.method import Method
+from metapt.solvers import neumann
+from metapt.stages import transfer_features
+from metapt.types import Fit, Meta, Model, Solve, Stage
+from metapt.updates import by_gradient
+
+METHOD = Method(
+    name="task_weights",
+    summary="weights of pre-training tasks, learned through implicit pre-training and unrolled fine-tuning",
+    citation="Raghu, Lorraine, Kornblith, McDermott, Duvenaud. Meta-Learning to Improve Pre-Training. NeurIPS 2021",
+    slots=("objective: weighted tasks", "meta: task weights", "rule: implicit into unroll", "update: gradient"),
+)
+
+
+class TaskWeights(NamedTuple):
+    """The pieces of the method, to be started and stepped."""
+
+    algorithm: Algorithm
+    pretrain_model: Model  # encoder and one logit a task
+    finetune_model: Model  # encoder and one logit a class
+    head: Model  # the part of it that the meta-learning fine-tunes
+    pretrain: Stage
+    finetune: Stage
+    pretrain_fit: Fit
+
+
+def task_weights(
+    encoder: Model,
+    features: int,
+    tasks: int,
+    classes: int,
+    meta: Meta,
+    pretrain_optimizer: optax.GradientTransformation,
+    finetune_optimizer: optax.GradientTransformation,
+    meta_optimizer: optax.GradientTransformation,
+    solve: Solve = neumann(terms=5),
+) -> TaskWeights:
+    """Pre-trains `encoder` on weighted tasks, fine-tunes a linear head on its features, learns the weights.
+
+    Args:
+        encoder: `[B, ...] -> [B, features]`.
+        meta: the weights, for example `softmax_weights(tasks)`.
+        finetune_optimizer: must have a finite derivative (`optax.adam` needs `eps_root > 0`).
+    """
+    pretrain_model = with_head(encoder, linear(features, tasks))
+    head = linear(features, classes)
+    pretrain = Stage(weighted_tasks(whole(pretrain_model)), pretrain_optimizer)
+    finetune = Stage(cross_entropy(on_features(encoder, head)), finetune_optimizer)
+    pretrain_fit = implicit(pretrain, solve)
+    algorithm = meta_pretraining(
+        pretrain=pretrain_fit,
+        finetune=unroll(finetune),
+        validate=finetune.objective,
+        update=by_gradient(meta_optimizer),
+        constrain=meta.constrain,
+        transfer=transfer_features,
+    )
+    return TaskWeights(algorithm, pretrain_model, with_head(encoder, head), head, pretrain, finetune, pretrain_fit)

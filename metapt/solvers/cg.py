@@ -1,0 +1,62 @@
+"""Conjugate gradients, with a stop at negative curvature and a report; jax's own tells neither."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from metapt.solvers.report import damped, solve_info
+from metapt.types import Matvec, PyTree, Solve, SolveInfo
+
+
+class _State(NamedTuple):
+    x: PyTree
+    residual: PyTree  # r = b - A x
+    direction: PyTree  # p
+    square: Array  # r.r
+    steps: Array
+    negative: Array
+
+
+def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
+    """x with (A + damping I) x = b: exact after as many steps as A has distinct eigenvalues, if all are positive.
+
+    Stops at `|r| <= tol |b|`, after `max_steps`, or at a direction of non-positive curvature, with the iterate before it.
+
+    Source: Hestenes and Stiefel 1952.
+
+    Example:
+        >>> x, info = cg(max_steps=2)(lambda v: jnp.array([1.0, 4.0]) * v, jnp.array([1.0, 1.0]))
+        >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-5)
+        ([1.0, 0.25], True)
+    """
+    if max_steps < 1:
+        raise ValueError(f"cg: max_steps={max_steps} must be at least 1")
+    if tol < 0:
+        raise ValueError(f"cg: tol={tol} must be at least 0")
+
+    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
+        A = damped(matvec, damping, "cg")
+        square = optax.tree.vdot(b, b)
+
+        def unfinished(s: _State):
+            return (s.square > tol**2 * square) & (s.steps < max_steps) & ~s.negative
+
+        def body(s: _State):
+            product = A(s.direction)
+            curvature = optax.tree.vdot(s.direction, product)
+            negative = curvature <= 0
+            alpha = jnp.where(negative, 0.0, s.square / jnp.where(negative, 1.0, curvature))
+            residual = optax.tree.add_scale(s.residual, -alpha, product)
+            next_square = optax.tree.vdot(residual, residual)
+            direction = optax.tree.add_scale(residual, next_square / s.square, s.direction)
+            x = optax.tree.add_scale(s.x, alpha, s.direction)
+            return _State(x, residual, direction, next_square, s.steps + 1, negative)
+
+        first = _State(optax.tree.zeros_like(b), b, b, square, jnp.array(0), jnp.array(False))
+        end = lax.while_loop(unfinished, body, first)
+        contraction = (end.square / square) ** (0.5 / jnp.maximum(end.steps, 1))
+        return end.x, solve_info(end.x, optax.tree.sub(b, A(end.x)), b, contraction, end.negative)
+
+    return solve

@@ -1,0 +1,74 @@
+"""The truncated Neumann series, and the eigenvalue that sets its step."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from metapt.solvers.report import solve_info
+from metapt.types import Matvec, PyTree, Solve, SolveInfo
+
+
+def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
+    """x = step * sum over j = 0 .. terms of (I - step A)^j b, which tends to A^-1 b if 0 < step < 2 / largest eigenvalue.
+
+    A direction of curvature `lam` is inverted as `(1 - (1 - step lam)^(terms + 1)) / lam`: few terms are damping.
+    On a quadratic this is the derivative of `terms + 1` unrolled steps of gradient descent.
+
+    Args:
+        terms: products with A beyond the leading term, at least 0.
+        step: `"auto"` is 1 / (largest eigenvalue of the same A, by power iteration), or a number.
+
+    Source: Lorraine et al. 2020, equation 5 and algorithm 3.
+
+    Example:
+        >>> x, info = neumann(terms=60, step=0.3)(lambda v: jnp.array([1.0, 4.0]) * v, jnp.array([1.0, 1.0]))
+        >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-4), bool(info.negative_curvature)
+        ([1.0, 0.25], True, False)
+    """
+    if terms < 0:
+        raise ValueError(f"neumann: terms={terms} must be at least 0")
+    if step != "auto" and (isinstance(step, str) or not step > 0):
+        raise ValueError(f"neumann: step={step!r} must be a number above 0, or 'auto'")
+
+    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
+        eta = 1.0 / largest_eigenvalue(matvec, b) if step == "auto" else step
+
+        def next_term(term):  # (I - eta A) term, and whether the curvature along it is negative
+            product = matvec(term)
+            return optax.tree.add_scale(term, -eta, product), optax.tree.vdot(term, product) < 0
+
+        def body(carry, _):
+            term, total, negative = carry
+            term, below = next_term(term)
+            return (term, optax.tree.add(total, term), negative | below), None
+
+        (term, total, negative), _ = lax.scan(body, (b, b, jnp.array(False)), length=terms)
+        residual, below = next_term(term)  # b - A x is the first term that was left out
+        contraction = optax.tree.norm(residual) / optax.tree.norm(term)
+        x = optax.tree.scale(eta, total)
+        return x, solve_info(x, residual, b, contraction, negative | below)
+
+    return solve
+
+
+def largest_eigenvalue(matvec: Matvec, like: PyTree, steps: int = 10) -> Array:
+    """The largest absolute eigenvalue of a symmetric operator, from below, by power iteration from a fixed random start.
+
+    Example:
+        >>> round(float(largest_eigenvalue(lambda v: jnp.array([1.0, -5.0]) * v, jnp.zeros(2))), 3)
+        5.0
+    """
+
+    def body(carry, _):
+        direction, _ = carry
+        product = matvec(direction)
+        size = optax.tree.norm(product)
+        return (optax.tree.scale(1.0 / size, product), size), None
+
+    start = optax.tree.random_like(jax.random.key(0), like)
+    start = optax.tree.scale(1.0 / optax.tree.norm(start), start)
+    (_, size), _ = lax.scan(body, (start, optax.tree.norm(start)), length=steps)
+    return size

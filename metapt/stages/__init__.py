@@ -1,0 +1,17 @@
+"""4. What it is to train: objective + optimizer -> `Stage`; the training loop, written once; what passes between stages."""
+
+from metapt.stages import loop
+from metapt.stages.check import assert_differentiable
+from metapt.stages.stage import start, step, step_keys, trainer
+from metapt.stages.transfer import transfer_encoder, transfer_features
+
+__all__ = [
+    "assert_differentiable",
+    "loop",
+    "start",
+    "step",
+    "step_keys",
+    "trainer",
+    "transfer_encoder",
+    "transfer_features",
+]

@@ -1,0 +1,70 @@
+"""Objective + optimizer = a training run, as one pure function. The loop over its steps stands here and nowhere else."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import optax
+from jax import Array
+from jax.tree_util import Partial
+
+from metapt.stages import loop as loops
+from metapt.types import Loop, PyTree, Stage, StageInfo, StageState
+
+Remat = Literal["none", "full", "nested"]
+Train = Callable[[StageState, PyTree, PyTree, Array], tuple[StageState, StageInfo]]
+
+
+def start(stage: Stage, params: PyTree, extra: PyTree = None) -> StageState:
+    """The state of a stage before its first step.
+
+    Example:
+        >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.1))
+        >>> start(stage, 3.0).params
+        3.0
+    """
+    return StageState(params, stage.optimizer.init(params), extra)
+
+
+def step(stage: Stage, context: PyTree, state: StageState, inputs: tuple[PyTree, Array]) -> tuple[StageState, StageInfo]:
+    """One step of training: `inputs` is `(batch, key)`.
+
+    Example:
+        >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.1))
+        >>> state, info = step(stage, None, start(stage, 3.0), (None, jax.random.key(0)))
+        >>> round(float(state.params), 4), float(info.loss), float(info.grad_norm)
+        (2.4, 9.0, 6.0)
+    """
+    batch, key = inputs
+    value_and_grad = jax.value_and_grad(stage.objective, has_aux=True)
+    (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
+    updates, opt_state = stage.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
+
+
+def trainer(stage: Stage, loop: Loop = loops.auto, remat: Remat = "none") -> Train:
+    """`train(state, context, batches, keys)`: one step a batch. The derivative is plain autodiff's; rules build on this.
+
+    Args:
+        loop: a function with the interface of `jax.lax.scan`; by default chosen from the model and the backend.
+        remat: what the backward pass recomputes: `"none"` nothing, `"full"` the inside of every step, `"nested"` also
+            the states between about sqrt(S) of the S steps.
+    """
+    if remat not in get_args(Remat):
+        raise ValueError(f"remat: {remat!r} is not one of {', '.join(map(repr, get_args(Remat)))}")
+    # Made once: the host loop recognises its compiled step by this object.
+    body = functools.partial(step, stage)
+    body = body if remat == "none" else jax.checkpoint(body)
+    run = functools.partial(loops.nested, loop) if remat == "nested" else loop
+
+    def train(state: StageState, context: PyTree, batches: PyTree, keys: Array) -> tuple[StageState, StageInfo]:
+        return run(Partial(body, context), state, (batches, keys))
+
+    return train
+
+
+def step_keys(key: Array, batches: PyTree) -> Array:
+    """One key a step, `[S]`."""
+    return jax.random.split(key, loops.length(batches))
