@@ -41,21 +41,21 @@ class Config:
     """Tasks that split the ten classes into two halves."""
     noise_tasks: int = 400
     """Tasks that label each image by a coin."""
-    train_labels: int = 40
+    train_labels: int = 50
     """Labelled images for the fine-tuning inside meta-learning."""
-    validation_labels: int = 80
+    validation_labels: int = 100
     """Labelled images for the loss that the weights minimise."""
     hidden: int = 64
     """Width of the encoder's hidden layer."""
     features: int = 8
     """Width of the encoder's output."""
-    outer_steps: int = 240
+    outer_steps: int = 200
     """Outer steps, warm-up included."""
     warm_up: int = 40
     """Outer steps at equal weights before learning begins."""
     pretrain_steps: int = 5
     """P, pre-training steps of an outer step."""
-    finetune_steps: int = 10
+    finetune_steps: int = 5
     """K, fine-tuning steps of an outer step."""
     batch: int = 256
     """Images in a pre-training batch."""
@@ -63,9 +63,9 @@ class Config:
     """Terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 2e-3
     """Adam's learning rate in pre-training."""
-    finetune_lr: float = 0.05
-    """Adam's learning rate for the head, inside meta-learning."""
-    meta_lr: float = 0.03
+    finetune_lr: float = 0.1
+    """Learning rate of the head (SGD with momentum 0.9), inside meta-learning."""
+    meta_lr: float = 0.05
     """Adam's learning rate for the weights' logits."""
     final_steps: int = 200
     """Steps of the final fine-tuning."""
@@ -98,7 +98,7 @@ def experiment(config: Config) -> Experiment:
         classes=10,
         meta=learned,
         pretrain_optimizer=optax.adam(config.pretrain_lr),
-        finetune_optimizer=optax.adam(config.finetune_lr, eps_root=1e-8),
+        finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
         meta_optimizer=optax.adam(config.meta_lr),
         solve=solvers.neumann(config.neumann_terms),
     )

@@ -178,3 +178,4 @@ def _say_choices() -> None:
     logger = logging.getLogger("metapt")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -19,7 +19,7 @@ from metapt.io.folder import RunFolder, versions
 from metapt.io.progress import Bar, progress_bar
 from metapt.types import PyTree
 
-CHUNKS = 20  # an arm is judged on the held-out data, and may be checkpointed, this often
+CHUNKS = 10  # an arm is judged on the held-out data, and may be checkpointed, this often
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 

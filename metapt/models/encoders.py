@@ -33,13 +33,14 @@ def mlp(inputs: int, widths: Sequence[int]) -> Model:
     return from_linen(_MLP(tuple(widths)), jnp.zeros((1, inputs)))
 
 
-def linear(inputs: int, outputs: int) -> Model:
-    """A linear head that starts at zero, so that the first gradient of the encoder's features is not noise of the head.
+def linear(inputs: int, outputs: int, zero: bool = False) -> Model:
+    """A linear head, LeCun-initialised; with `zero` it starts at zero, so that its first predictions are uniform.
 
     Example:
         >>> import jax
-        >>> model = linear(8, 10)
-        >>> float(abs(model.apply(model.init(jax.random.key(0)), jnp.ones((5, 8)))).max())
+        >>> head = linear(8, 10, zero=True)
+        >>> float(abs(head.apply(head.init(jax.random.key(0)), jnp.ones((5, 8)))).max())
         0.0
     """
-    return from_linen(linen.Dense(outputs, kernel_init=linen.initializers.zeros), jnp.zeros((1, inputs)))
+    kernel = linen.initializers.zeros if zero else linen.initializers.lecun_normal()
+    return from_linen(linen.Dense(outputs, kernel_init=kernel), jnp.zeros((1, inputs)))

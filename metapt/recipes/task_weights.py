@@ -44,6 +44,7 @@ def task_weights(
     finetune_optimizer: optax.GradientTransformation,
     meta_optimizer: optax.GradientTransformation,
     solve: Solve = neumann(terms=5),
+    warm_start: bool = False,
 ) -> TaskWeights:
     """Pre-trains `encoder` on weighted tasks, fine-tunes a linear head on its features, learns the weights.
 
@@ -51,9 +52,12 @@ def task_weights(
         encoder: `[B, ...] -> [B, features]`.
         meta: the weights, for example `softmax_weights(tasks)`.
         finetune_optimizer: must have a finite derivative (`optax.adam` needs `eps_root > 0`).
+        warm_start: the head goes on from the last outer step, as in the paper. By default it starts afresh each time:
+            a head that has long overfitted its few labels makes the validation gradient speak of the head, not of the
+            features (on the digits, weights that separate real from noise tasks became hardly better than chance).
     """
     pretrain_model = with_head(encoder, linear(features, tasks))
-    head = linear(features, classes)
+    head = linear(features, classes, zero=True)
     pretrain = Stage(weighted_tasks(whole(pretrain_model)), pretrain_optimizer)
     finetune = Stage(cross_entropy(on_features(encoder, head)), finetune_optimizer)
     pretrain_fit = implicit(pretrain, solve)
@@ -64,5 +68,6 @@ def task_weights(
         update=by_gradient(meta_optimizer),
         constrain=meta.constrain,
         transfer=transfer_features,
+        warm_start=warm_start,
     )
     return TaskWeights(algorithm, pretrain_model, with_head(encoder, head), head, pretrain, finetune, pretrain_fit)
