@@ -47,26 +47,26 @@ class Config:
     """Labelled images for the loss that the weights minimise."""
     hidden: int = 64
     """Width of the encoder's hidden layer."""
-    features: int = 8
+    features: int = 16
     """Width of the encoder's output."""
     outer_steps: int = 200
     """Outer steps, warm-up included."""
-    warm_up: int = 40
+    warm_up: int = 20
     """Outer steps at equal weights before learning begins."""
     pretrain_steps: int = 5
     """P, pre-training steps of an outer step."""
     finetune_steps: int = 5
     """K, fine-tuning steps of an outer step."""
-    batch: int = 256
+    batch: int = 128
     """Images in a pre-training batch."""
-    neumann_terms: int = 5
+    neumann_terms: int = 10
     """Terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 2e-3
     """Adam's learning rate in pre-training."""
-    finetune_lr: float = 0.1
+    finetune_lr: float = 0.3
     """Learning rate of the head (SGD with momentum 0.9), inside meta-learning."""
-    meta_lr: float = 0.05
-    """Adam's learning rate for the weights' logits."""
+    meta_lr: float = 0.08
+    """Adam's learning rate for the weights' logits at first; it decays to 0 along a cosine."""
     final_steps: int = 200
     """Steps of the final fine-tuning."""
     final_lr: float = 3e-3
@@ -99,7 +99,7 @@ def experiment(config: Config) -> Experiment:
         meta=learned,
         pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
-        meta_optimizer=optax.adam(config.meta_lr),
+        meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, config.outer_steps - config.warm_up)),
         solve=solvers.neumann(config.neumann_terms),
     )
 

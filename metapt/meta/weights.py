@@ -28,7 +28,7 @@ def softmax_weights(n: int, total: float | None = None) -> Meta:
         [0.5, 0.5, 0.5, 2.5]
     """
     size = n if total is None else total
-    if size <= 0:
+    if total is not None and total <= 0:
         raise ValueError(f"softmax_weights: total={total} must be above 0 (the sum of the weights)")
     return _weights(n, lambda phi: size * jax.nn.softmax(phi))
 

@@ -1,0 +1,127 @@
+"""One suite over everything public: the same names, structures, dtypes and finite gradients, for every rule and part."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from metapt import Stage, hypergrad, meta, objectives, solvers, stages
+from metapt.types import Meta
+
+RULES = {
+    "unroll": hypergrad.unroll,
+    "truncate": functools.partial(hypergrad.truncate, last=2),
+    "first_order": hypergrad.first_order,
+    "implicit": hypergrad.implicit,
+}
+SOLVERS = {
+    "neumann": solvers.neumann(3),
+    "cg": solvers.cg(3),
+    "dense": solvers.dense(0.1),
+    "from_jaxopt": solvers.from_jaxopt("normal_cg"),
+}
+PREDICT = lambda params, context, x: jnp.tanh(x @ params["w"]) + params["b"]
+OBJECTIVES = {
+    "cross_entropy": (objectives.cross_entropy, None, "int"),
+    "weighted_cross_entropy": (objectives.weighted_cross_entropy, jax.tree_util.Partial(lambda v, batch: v * batch[0][:, 0] ** 2, 0.5), "int"),
+    "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
+}
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.1, eps_root=1e-8),
+    "clipped_adamw": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.1, 0.01, 5), eps_root=1e-8)),
+}
+
+
+def test_every_public_part_is_in_a_table():
+    assert set(hypergrad.__all__) == set(RULES)
+    assert set(solvers.__all__) - {"largest_eigenvalue"} == set(SOLVERS)
+    assert set(objectives.__all__) - {"Predict", "accuracy", "on_features", "whole"} == set(OBJECTIVES)
+
+
+def _problem(name, optimizer, dtype):
+    make, context, labels = OBJECTIVES[name]
+    stage = Stage(make(PREDICT), OPTIMIZERS[optimizer])
+    cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+    params = cast({"w": jax.random.normal(jax.random.key(0), (4, 3)), "b": jnp.zeros(3)})
+    x = cast(jax.random.normal(jax.random.key(1), (5, 6, 4)))
+    y = jnp.ones((5, 6), int) if labels == "int" else cast(jnp.ones((5, 6, 3)))
+    context = cast(jnp.array(context)) if isinstance(context, list) else cast(context)
+    return stage, stages.start(stage, params), context, (x, y)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_fits_keep_structure_and_dtype_repeat_themselves_and_have_finite_gradients(objective, optimizer, dtype):
+    stage, state, context, batches = _problem(objective, optimizer, dtype)
+    for name, rule in RULES.items():
+        fit = rule(stage)
+
+        def loss(context, params, fit=fit):
+            end, info = fit(state._replace(params=params), context, batches, jax.random.key(0))
+            return optax.tree.norm(end.params, squared=True), (end, info)
+
+        (value, (end, info)), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(context, state.params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(end, state)
+        assert info.loss.shape == info.grad_norm.shape == (5,) and value.dtype == dtype, name
+        for gradient, like in zip(gradients, (context, state.params), strict=True):
+            chex.assert_trees_all_equal_shapes_and_dtypes(gradient, like)
+        chex.assert_tree_all_finite((value, gradients))
+    again = jax.jit(RULES["unroll"](stage))(state, context, batches, jax.random.key(0))
+    chex.assert_trees_all_equal(again, jax.jit(RULES["unroll"](stage))(state, context, batches, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_keep_structure_and_dtype_under_jit_and_vmap(name):
+    for dtype in (jnp.float32, jnp.float64):
+        b = {"u": jnp.arange(1.0, 3.0, dtype=dtype), "v": jnp.ones((2, 1), dtype)}
+        solve = lambda b: SOLVERS[name](lambda t: jax.tree.map(lambda a: 2 * a, t), b)
+        x, info = jax.jit(solve)(b)
+        chex.assert_trees_all_equal_shapes_and_dtypes(x, b)
+        chex.assert_tree_all_finite(x)
+        assert all(leaf.dtype == dtype and leaf.shape == () for leaf in info)
+        stacked, infos = jax.vmap(solve)(jax.tree.map(lambda a: jnp.stack([a, 2 * a]), b))
+        chex.assert_trees_all_close(jax.tree.map(lambda a: a[0], (stacked, infos)), solve(b), rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", [*RULES, *OBJECTIVES, *SOLVERS])
+def test_signatures_use_the_vocabulary(part):
+    if part in RULES:
+        function, names = RULES[part](Stage(PREDICT, optax.sgd(0.1))), ["state", "context", "batches", "key", "report"]
+    elif part in OBJECTIVES:
+        function, names = OBJECTIVES[part][0](PREDICT), ["params", "context", "extra", "batch", "key"]
+    else:
+        function, names = SOLVERS[part], ["matvec", "b"]
+    assert list(inspect.signature(function).parameters) == names
+
+
+@pytest.mark.parametrize("name", sorted(set(meta.__all__)))
+def test_metas_are_pairs_with_finite_gradients(name):
+    made = meta.example_weights(_linear_network()) if name == "example_weights" else getattr(meta, name)(3)
+    assert isinstance(made, Meta)
+    phi = made.init(jax.random.key(0))
+    used = lambda phi: made.constrain(phi)(jnp.ones((3, 2))) if name == "example_weights" else made.constrain(phi)
+    gradient = jax.grad(lambda phi: jnp.sum(used(phi) * jnp.arange(3.0)))(phi)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, phi)
+    chex.assert_tree_all_finite(gradient)
+    assert used(phi).shape == (3,)
+
+
+def _linear_network():
+    from metapt import Model
+
+    return Model(lambda key: jnp.zeros(2), lambda params, x: x @ params)
+
+
+def test_extra_is_carried_step_by_step():
+    """An objective that counts its calls in `extra`: every rule returns the count of its steps."""
+    stage = Stage(lambda p, c, extra, b, k: (p**2 * c, extra + 1), optax.sgd(0.1))
+    for name, rule in RULES.items():
+        state, _ = rule(stage)(stages.start(stage, jnp.array(1.0), extra=jnp.array(0)), 1.0, jnp.zeros(6), jax.random.key(0))
+        assert state.extra == 6, name
