@@ -73,17 +73,12 @@ class Config:
     """Adam's learning rate in the final fine-tuning."""
 
     def __post_init__(self):
-        for name in ("seeds", "real_tasks", "train_labels", "validation_labels", "hidden", "features", "pretrain_steps",
-                     "finetune_steps", "batch", "final_steps"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("pretrain_lr", "finetune_lr", "meta_lr", "final_lr"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be a finite number above 0")
-        if self.noise_tasks < 0 or self.neumann_terms < 0 or self.seed < 0:
-            raise ValueError("noise_tasks, neumann_terms and seed must be at least 0")
-        if not 0 <= self.warm_up < self.outer_steps:
-            raise ValueError(f"warm_up={self.warm_up} must be from 0 to outer_steps - 1 = {self.outer_steps - 1}")
+        least = {"seed": 0, "noise_tasks": 0, "neumann_terms": 0, "warm_up": 0, "outer_steps": self.warm_up + 1}
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value} must be a finite number above 0")
+            if isinstance(value, int) and value < least.get(name, 1):
+                raise ValueError(f"{name}={value} must be at least {least.get(name, 1)}")
 
 
 def experiment(config: Config) -> Experiment:
@@ -116,8 +111,8 @@ def experiment(config: Config) -> Experiment:
         return (weights, pretrain), {"pretrain": info}
 
     def fixed(name, weigh, steps=config.outer_steps):
-        init = lambda key, arrays, exports: (weigh(key, exports), init_pretrain(key))  # noqa: E731
-        export = lambda state: {"encoder": state[1].params["encoder"], "weights": state[0]}  # noqa: E731
+        init = lambda key, arrays, exports: (weigh(key, exports), init_pretrain(key))
+        export = lambda state: {"encoder": state[1].params["encoder"], "weights": state[0]}
         return Arm(name, init, (Phase(steps, pretrain_step),), export)
 
     def export_meta(state):
@@ -128,10 +123,15 @@ def experiment(config: Config) -> Experiment:
         fixed("none", lambda key, exports: jnp.ones(tasks), steps=0),
         fixed("equal", lambda key, exports: jnp.ones(tasks)),
         fixed("random", lambda key, exports: tasks * jax.random.dirichlet(key, jnp.ones(tasks))),
-        Arm("meta", init_meta, (
-            Phase(config.warm_up, method.algorithm.warm_up),
-            Phase(config.outer_steps - config.warm_up, method.algorithm.step),
-        ), export_meta),  # fmt: skip
+        Arm(
+            "meta",
+            init_meta,
+            (
+                Phase(config.warm_up, method.algorithm.warm_up),
+                Phase(config.outer_steps - config.warm_up, method.algorithm.step),
+            ),
+            export_meta,
+        ),
         fixed("replay", lambda key, exports: exports["meta"]["weights"]),
         fixed("oracle", lambda key, exports: oracle),
     )
@@ -163,7 +163,7 @@ def _arrays(config: Config):
         parts = {name: data.Labelled(images[rows], y[rows]) for name, rows in data.split(rng, len(y), sizes).items()}
         pool = parts.pop("pool")
         tests.append(parts.pop("test"))
-        task_labels = data.plant_tasks(rng, pool.y, config.real_tasks, config.noise_tasks)
+        task_labels = data.plant_tasks(rng, np.asarray(pool.y), config.real_tasks, config.noise_tasks)
         parts_by_seed.append({**parts, "pool": data.Labelled(pool.x, task_labels)})
     return tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_seed) for by_seed in (parts_by_seed, tests))
 

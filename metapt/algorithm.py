@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -16,7 +17,6 @@ from metapt.types import (
     Batches,
     Fit,
     Loop,
-    Meta,
     Objective,
     PyTree,
     SolveInfo,
@@ -60,7 +60,7 @@ def meta_pretraining(
     finetune: Fit,
     validate: Objective,
     update: Update,
-    constrain: Callable[[PyTree], PyTree] = Meta._field_defaults["constrain"],
+    constrain: Callable[[PyTree], PyTree] = lambda phi: phi,
     transfer: Transfer = transfer_encoder,
     warm_start: bool = True,
 ) -> Algorithm:
@@ -79,27 +79,28 @@ def meta_pretraining(
     def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
         return AlgorithmState(phi, update.init(phi), pretrain, finetune)
 
-    def train(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
+    def meta_loss(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
         pretrain_key, finetune_key, validate_key = jax.random.split(key, 3)
         meta = constrain(phi)
         pre, pre_info = pretrain(state.pretrain, meta, batches.pretrain, pretrain_key, report)  # P steps
         start, context = transfer(pre, state.finetune, meta)
         fine, fine_info = finetune(start, context, batches.finetune, finetune_key)  # K steps
         loss, _ = validate(fine.params, context, fine.extra, batches.validation, validate_key)
-        return loss, (pre, fine if warm_start else state.finetune, pre_info, fine_info)
+        return loss, (pre, fine if warm_start else state.finetune, (pre_info, fine_info, loss))
 
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
-        meta_loss = jax.value_and_grad(train, argnums=(0, 1), has_aux=True)
-        (loss, trained), (hypergradient, report) = meta_loss(state.phi, SolveInfo.blank(), state, batches, key)
-        pre, fine, *infos = trained
+        # The backward solve writes its report into the "gradient" with respect to `report`.
+        differentiate = jax.grad(meta_loss, argnums=(0, 1), has_aux=True)
+        (hypergradient, report), trained = differentiate(state.phi, SolveInfo.blank(), state, batches, key)
+        pre, fine, (pre_info, fine_info, loss) = trained
         phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
-        info = AlgorithmInfo(*infos, loss, optax.tree.norm(hypergradient), report, skipped)
+        info = AlgorithmInfo(pre_info, fine_info, loss, optax.tree.norm(hypergradient), report, skipped)
         return AlgorithmState(phi, update_state, pre, fine), info
 
     def warm_up(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
-        loss, (pre, fine, *infos) = train(state.phi, SolveInfo.blank(), state, batches, key)
-        no = jax.numpy.zeros((), bool)
-        info = AlgorithmInfo(*infos, loss, jax.numpy.zeros_like(loss), SolveInfo.blank(), no)
+        blank = SolveInfo.blank()
+        _, (pre, fine, infos) = meta_loss(state.phi, blank, state, batches, key)
+        info = AlgorithmInfo(*infos, hypergradient_norm=jnp.zeros(()), report=blank, skipped=jnp.array(False))
         return state._replace(pretrain=pre, finetune=fine), info
 
     return Algorithm(init, step, warm_up)

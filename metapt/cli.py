@@ -95,7 +95,9 @@ def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     config = _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], f"metapt run {parsed.config}")
     name = Path(parsed.config).stem
     experiment = _build_experiment(module, config)
-    folder = RunFolder.create(parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"), _stored(parsed.config), config)
+    folder = RunFolder.create(
+        parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"), _stored(parsed.config), config
+    )
     _execute(experiment, name, config, folder, parsed.quiet)
 
 
@@ -151,7 +153,9 @@ def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str) -> An
             raise
         lines = (line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:])
         text = "; ".join(line for line in lines if line).replace(":;", ":")
-        raise UserError(text.split("; Argument helptext")[0].split("; For full helptext")[0] + f"; see {prog} --help") from stop
+        raise UserError(
+            text.split("; Argument helptext")[0].split("; For full helptext")[0] + f"; see {prog} --help"
+        ) from stop
 
 
 def _stored(config: str) -> str:

@@ -84,17 +84,13 @@ class Fit(Protocol):
 class Loop(Protocol):
     """The interface of `jax.lax.scan(body, carry, xs)`."""
 
-    def __call__(
-        self, f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, /
-    ) -> tuple[Any, Any]: ...
+    def __call__(self, f: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, /) -> tuple[Any, Any]: ...
 
 
 class Transfer(Protocol):
     """Where fine-tuning starts, and the context it sees: `(pretrained, finetune, meta) -> (start, context)`."""
 
-    def __call__(
-        self, pretrained: StageState, finetune: StageState, meta: PyTree
-    ) -> tuple[StageState, PyTree]: ...
+    def __call__(self, pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]: ...
 
 
 class Meta(NamedTuple):

@@ -92,7 +92,13 @@ def example_weights() -> Problem:
     """T4: d theta* / d w_i = (X'DX)^-1 x_i (y_i - x_i theta*), by weighted least squares."""
     rng = np.random.default_rng(4)
     n, d = 12, 3
-    X, y, a, b, w = rng.normal(size=(n, d)), rng.normal(size=n), rng.normal(size=d), rng.normal(size=d), rng.uniform(0.5, 1.5, n)
+    X, y, a, b, w = (
+        rng.normal(size=(n, d)),
+        rng.normal(size=n),
+        rng.normal(size=d),
+        rng.normal(size=d),
+        rng.uniform(0.5, 1.5, n),
+    )
     H = X.T @ np.diag(w) @ X
     rest = np.linalg.solve(H, X.T @ (w * y))
     end = a + (1 - A_STEP) ** K * (rest - a)
@@ -142,18 +148,18 @@ class Quadratic(NamedTuple):
         return cls(Q @ Q.T + np.eye(n), rng.normal(size=(n, m)), rng.normal(size=n))
 
     def objective(self) -> Objective:
-        residual = lambda p, phi: p - self.A @ phi  # noqa: E731
+        residual = lambda p, phi: p - self.A @ phi
         return plain(lambda p, phi: 0.5 * residual(p, phi) @ self.H @ residual(p, phi))
 
     def truncated(self, eta: float, steps: int):
         """v' (I - (I - eta H)^steps) A: what `steps` unrolled steps, or `steps - 1` Neumann terms, give from any start."""
-        return self.v @ (np.eye(len(self.H)) - np.linalg.matrix_power(np.eye(len(self.H)) - eta * self.H, steps)) @ self.A
+        return (
+            self.v @ (np.eye(len(self.H)) - np.linalg.matrix_power(np.eye(len(self.H)) - eta * self.H, steps)) @ self.A
+        )
 
     def gradient(self, rule, eta: float, steps: int, start=0.0):
         stage = Stage(self.objective(), optax.sgd(eta))
         fit = rule(stage)
         begin = stages.start(stage, jnp.full(len(self.H), start))
-        end = lambda phi: self.v @ fit(begin, phi, jnp.zeros(steps), jax.random.key(0))[0].params  # noqa: E731
+        end = lambda phi: self.v @ fit(begin, phi, jnp.zeros(steps), jax.random.key(0))[0].params
         return jax.grad(end)(jnp.ones(self.A.shape[1]))
-
-

@@ -84,7 +84,7 @@ def test_vmap_over_seeds_equals_a_loop():
     phis = state.phi * jnp.array([[0.5], [1.0], [1.5]])
     states = jax.vmap(lambda phi: algorithm.init(phi, state.pretrain, state.finetune))(phis)
     keys = jax.random.split(jax.random.key(0), 3)
-    chunk = lambda s, k: run(algorithm.step, _batches, s, k, jnp.arange(3))  # noqa: E731
+    chunk = lambda s, k: run(algorithm.step, _batches, s, k, jnp.arange(3))
     mapped = jax.vmap(chunk)(states, keys)
     looped = [chunk(jax.tree.map(lambda a, i=i: a[i], states), keys[i]) for i in range(3)]
     chex.assert_trees_all_close(mapped, jax.tree.map(lambda *a: jnp.stack(a), *looped), rtol=1e-9, atol=1e-12)
@@ -125,10 +125,15 @@ def _convolutional():
 def test_convolutions_leave_scan_on_a_cpu_and_the_choice_is_said(caplog, monkeypatch):
     stage, kernel = _convolutional()
     fits = {name: hypergrad.unroll(stage, loop=loop) for name, loop in (("auto", loops.auto), ("scan", jax.lax.scan))}
-    end = {name: lambda c, fit=fit: fit(stages.start(stage, kernel), c, jnp.zeros(4), jax.random.key(0))[0].params.sum() for name, fit in fits.items()}
+    end = {
+        name: lambda c, fit=fit: fit(stages.start(stage, kernel), c, jnp.zeros(4), jax.random.key(0))[0].params.sum()
+        for name, fit in fits.items()
+    }
     with caplog.at_level("INFO", logger="metapt"):
         np.testing.assert_allclose(jax.grad(end["auto"])(1.3), jax.grad(end["scan"])(1.3), rtol=1e-12)
-    assert "loop over 4 steps: host loop over a jitted step (a convolution inside lax.scan is slow on cpu)" in caplog.text
+    assert (
+        "loop over 4 steps: host loop over a jitted step (a convolution inside lax.scan is slow on cpu)" in caplog.text
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     loop, reason = loops.choose(lambda c, x: (c, stage.objective(kernel, c, None, None, None)[0]), 1.0, jnp.zeros(2))
     assert loop is jax.lax.scan and reason == "lax.scan (convolution, but on gpu)"

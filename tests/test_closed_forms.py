@@ -20,7 +20,9 @@ EXACT_SOLVERS = {
     "jaxopt_gmres": solvers.from_jaxopt("gmres", tol=1e-14),
     "jaxopt_bicgstab": solvers.from_jaxopt("bicgstab", tol=1e-14, maxiter=100),
 }
-PRETRAIN_RULES = {f"implicit_{name}": lambda s, solve=solve: hypergrad.implicit(s, solve) for name, solve in EXACT_SOLVERS.items()} | {
+PRETRAIN_RULES = {
+    f"implicit_{name}": lambda s, solve=solve: hypergrad.implicit(s, solve) for name, solve in EXACT_SOLVERS.items()
+} | {
     "unroll": hypergrad.unroll,
     "truncate_all": lambda s: hypergrad.truncate(s, last=10_000),
     "truncate_many": lambda s: hypergrad.truncate(s, last=380),
@@ -76,7 +78,7 @@ def test_neumann_error_in_two_stages_is_the_known_factor(J):
 def test_neumann_beyond_the_stable_step_diverges_and_says_so():
     quadratic = Quadratic.make()
     eta = 2.2 / np.linalg.eigvalsh(quadratic.H)[-1]
-    x, info = solvers.neumann(200, eta)(lambda v: quadratic.H @ v, jnp.asarray(quadratic.v))
+    _x, info = solvers.neumann(200, eta)(lambda v: quadratic.H @ v, jnp.asarray(quadratic.v))
     assert info.contraction > 1 and info.residual > 1e3
     np.testing.assert_allclose(info.contraction, 1.2, rtol=1e-6)
 
@@ -85,7 +87,11 @@ def test_neumann_beyond_the_stable_step_diverges_and_says_so():
 def test_damped_solvers_agree(damping):
     quadratic = Quadratic.make()
     expected = np.linalg.solve(quadratic.H + damping * np.eye(4), quadratic.v)
-    for solve in (solvers.dense(damping), solvers.cg(20, damping, 1e-14), solvers.from_jaxopt("cg", ridge=damping, tol=1e-14)):
+    for solve in (
+        solvers.dense(damping),
+        solvers.cg(20, damping, 1e-14),
+        solvers.from_jaxopt("cg", ridge=damping, tol=1e-14),
+    ):
         x, info = solve(lambda v: quadratic.H @ v, jnp.asarray(quadratic.v))
         np.testing.assert_allclose(x, expected, rtol=1e-9)
         assert info.residual < 1e-9
@@ -125,16 +131,23 @@ def test_a_descent_step_lowers_the_validation_loss(name):
         stage, fine = Stage(problem.pretrain, optax.sgd(problem.rate)), Stage(problem.finetune, optax.sgd(A_STEP))
         key = jax.random.key(0)
         end, _ = hypergrad.unroll(stage)(stages.start(stage, problem.start), problem.phi, jnp.zeros(400), key)
-        return problem.validate(hypergrad.unroll(fine)(stages.start(fine, end.params), None, jnp.zeros(K), key)[0].params)
+        return problem.validate(
+            hypergrad.unroll(fine)(stages.start(fine, end.params), None, jnp.zeros(K), key)[0].params
+        )
 
     assert value(stepped) < value(problem)
 
 
 def test_meta_parameters_that_pretraining_ignores_get_an_exact_zero():
     quadratic = Quadratic.make()
-    stage = Stage(lambda p, context, extra, batch, key: quadratic.objective()(p, context["used"], extra, batch, key), optax.sgd(0.05))
+    stage = Stage(
+        lambda p, context, extra, batch, key: quadratic.objective()(p, context["used"], extra, batch, key),
+        optax.sgd(0.05),
+    )
     for fit in (hypergrad.unroll(stage), hypergrad.implicit(stage, solvers.cg(10))):
-        end = lambda c, fit=fit: quadratic.v @ fit(stages.start(stage, jnp.zeros(4)), c, jnp.zeros(5), jax.random.key(0))[0].params  # noqa: E731
+        end = lambda c, fit=fit: (
+            quadratic.v @ fit(stages.start(stage, jnp.zeros(4)), c, jnp.zeros(5), jax.random.key(0))[0].params
+        )
         gradient = jax.grad(end)({"used": jnp.ones(3), "unused": jnp.ones(2)})
         assert (gradient["unused"] == 0).all() and (gradient["used"] != 0).all()
 
@@ -143,7 +156,9 @@ def test_report_travels_as_the_cotangent_of_report():
     quadratic = Quadratic.make()
     stage = Stage(quadratic.objective(), optax.sgd(0.05))
     fit = hypergrad.implicit(stage, solvers.neumann(5, 0.05))
-    end = lambda phi, report: quadratic.v @ fit(stages.start(stage, jnp.zeros(4)), phi, jnp.zeros(5), jax.random.key(0), report)[0].params  # noqa: E731
+    end = lambda phi, report: (
+        quadratic.v @ fit(stages.start(stage, jnp.zeros(4)), phi, jnp.zeros(5), jax.random.key(0), report)[0].params
+    )
     _, report = jax.jit(jax.grad(end, argnums=(0, 1)))(jnp.ones(3), SolveInfo.blank())
     _, expected = solvers.neumann(5, 0.05)(lambda u: quadratic.H @ u, -jnp.asarray(quadratic.v))
     chex.assert_trees_all_close(report, expected, rtol=1e-12)

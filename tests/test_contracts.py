@@ -27,14 +27,20 @@ SOLVERS = {
 PREDICT = lambda params, context, x: jnp.tanh(x @ params["w"]) + params["b"]
 OBJECTIVES = {
     "cross_entropy": (objectives.cross_entropy, None, "int"),
-    "weighted_cross_entropy": (objectives.weighted_cross_entropy, jax.tree_util.Partial(lambda v, batch: v * batch[0][:, 0] ** 2, 0.5), "int"),
+    "weighted_cross_entropy": (
+        objectives.weighted_cross_entropy,
+        jax.tree_util.Partial(lambda v, batch: v * batch[0][:, 0] ** 2, 0.5),
+        "int",
+    ),
     "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
 }
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.1, momentum=0.9),
     "adam": optax.adam(0.1, eps_root=1e-8),
-    "clipped_adamw": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.1, 0.01, 5), eps_root=1e-8)),
+    "clipped_adamw": optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.1, 0.01, 5), eps_root=1e-8)
+    ),
 }
 
 
@@ -67,7 +73,9 @@ def test_fits_keep_structure_and_dtype_repeat_themselves_and_have_finite_gradien
             end, info = fit(state._replace(params=params), context, batches, jax.random.key(0))
             return optax.tree.norm(end.params, squared=True), (end, info)
 
-        (value, (end, info)), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(context, state.params)
+        (value, (end, info)), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+            context, state.params
+        )
         chex.assert_trees_all_equal_shapes_and_dtypes(end, state)
         assert info.loss.shape == info.grad_norm.shape == (5,) and value.dtype == dtype, name
         for gradient, like in zip(gradients, (context, state.params), strict=True):
@@ -123,5 +131,7 @@ def test_extra_is_carried_step_by_step():
     """An objective that counts its calls in `extra`: every rule returns the count of its steps."""
     stage = Stage(lambda p, c, extra, b, k: (p**2 * c, extra + 1), optax.sgd(0.1))
     for name, rule in RULES.items():
-        state, _ = rule(stage)(stages.start(stage, jnp.array(1.0), extra=jnp.array(0)), 1.0, jnp.zeros(6), jax.random.key(0))
+        state, _ = rule(stage)(
+            stages.start(stage, jnp.array(1.0), extra=jnp.array(0)), 1.0, jnp.zeros(6), jax.random.key(0)
+        )
         assert state.extra == 6, name

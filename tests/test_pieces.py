@@ -45,7 +45,9 @@ def test_a_linear_model_learns_the_digits():
     model = models.linear(64, 10, zero=True)
     stage = Stage(objectives.cross_entropy(objectives.whole(model)), optax.adam(0.05))
     train = jax.tree.map(lambda a: jnp.broadcast_to(a[:1000], (200, 1000, *a.shape[1:])), (x, y))
-    state, info = stages.trainer(stage)(stages.start(stage, model.init(jax.random.key(0))), None, train, stages.step_keys(jax.random.key(0), train))
+    state, info = stages.trainer(stage)(
+        stages.start(stage, model.init(jax.random.key(0))), None, train, stages.step_keys(jax.random.key(0), train)
+    )
     assert objectives.accuracy(model.apply(state.params, x[1000:]), y[1000:]) > 0.88 and info.loss[-1] < 0.1
 
 
@@ -53,7 +55,9 @@ def _two_layers(kind):
     if kind == "linen":
         return models.from_linen(linen.Sequential([linen.Dense(5), jnp.tanh, linen.Dense(3)]), jnp.zeros((1, 4)))
     if kind == "nnx":
-        return models.from_nnx(lambda rngs: nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), jnp.tanh, nnx.Linear(5, 3, rngs=rngs)))
+        return models.from_nnx(
+            lambda rngs: nnx.Sequential(nnx.Linear(4, 5, rngs=rngs), jnp.tanh, nnx.Linear(5, 3, rngs=rngs))
+        )
     if kind == "equinox":
         return models.from_equinox(lambda key: equinox.nn.MLP(4, 3, 5, 1, activation=jnp.tanh, key=key))
     weights = {"one": jnp.ones((4, 5)) / 4, "two": jnp.ones((5, 3)) / 5}
@@ -105,15 +109,17 @@ def test_softmax_weights_keep_their_total():
 
 
 def test_weighted_tasks_is_linear_in_the_weights():
-    predict = lambda params, context, x: x @ params  # noqa: E731
+    predict = lambda params, context, x: x @ params
     objective = objectives.weighted_tasks(predict)
     params, x = jax.random.normal(jax.random.key(0), (3, 4)), jax.random.normal(jax.random.key(1), (6, 3))
     y = (x @ params > 0.3).astype(float)
-    value = lambda w: objective(params, w, None, (x, y), None)[0]  # noqa: E731
+    value = lambda w: objective(params, w, None, (x, y), None)[0]
     by_task = jnp.array([value(e) for e in jnp.eye(4)])
     p = jax.nn.sigmoid(x @ params)
     np.testing.assert_allclose(by_task, -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p), axis=0) / 4, rtol=1e-10)
-    np.testing.assert_allclose(value(jnp.array([1.0, 2.0, 0.5, 0.0])), by_task @ jnp.array([1.0, 2.0, 0.5, 0.0]), rtol=1e-12)
+    np.testing.assert_allclose(
+        value(jnp.array([1.0, 2.0, 0.5, 0.0])), by_task @ jnp.array([1.0, 2.0, 0.5, 0.0]), rtol=1e-12
+    )
 
 
 def test_an_example_weight_network_is_a_context_of_an_implicit_stage():
@@ -123,12 +129,14 @@ def test_an_example_weight_network_is_a_context_of_an_implicit_stage():
     y = (x @ truth > 0).astype(int)
     flipped = np.arange(60) < 15
     labels = np.where(flipped, 1 - y, y)
-    weights = meta.example_weights(Model(lambda key: jnp.zeros(60), lambda params, batch: params[batch[0][:, 3].astype(int)]))
+    weights = meta.example_weights(
+        Model(lambda key: jnp.zeros(60), lambda params, batch: params[batch[0][:, 3].astype(int)])
+    )
     columns = np.column_stack([x, np.arange(60)])
     head = models.linear(3, 2, zero=True)
-    predict = lambda params, context, x: head.apply(params, x[:, :3])  # noqa: E731
+    predict = lambda params, context, x: head.apply(params, x[:, :3])
     weighted = objectives.weighted_cross_entropy(predict)
-    ridge = lambda p, c, e, b, k: (weighted(p, c, e, b, k)[0] + 0.05 * optax.tree.norm(p, squared=True), e)  # noqa: E731
+    ridge = lambda p, c, e, b, k: (weighted(p, c, e, b, k)[0] + 0.05 * optax.tree.norm(p, squared=True), e)
     stage = Stage(ridge, optax.sgd(1.0))
     fit = hypergrad.implicit(stage, solvers.cg(50))
     batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (300, *a.shape)), (columns, labels))

@@ -65,7 +65,9 @@ def test_jit_equals_eager_and_vmap_equals_loop(rule):
     looped = [f(PARAMS, context) for context in contexts]
     chex.assert_trees_all_close(jax.jit(f)(PARAMS, contexts[0]), looped[0], rtol=1e-11, atol=1e-13)
     mapped = jax.vmap(f, in_axes=(None, 0))(PARAMS, contexts)
-    chex.assert_trees_all_close(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped), rtol=1e-11, atol=1e-13)
+    chex.assert_trees_all_close(
+        mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped), rtol=1e-11, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "nested"])
@@ -73,7 +75,9 @@ def test_jit_equals_eager_and_vmap_equals_loop(rule):
 def test_recomputation_changes_nothing(remat, steps):
     stage = _stage()
     found = _value_and_grad(hypergrad.unroll(stage, remat=remat), stage, steps)(PARAMS, CONTEXT)
-    expected = _value_and_grad(hypergrad.unroll(stage, remat="none", loop=stages.loop.unrolled), stage, steps)(PARAMS, CONTEXT)
+    expected = _value_and_grad(hypergrad.unroll(stage, remat="none", loop=stages.loop.unrolled), stage, steps)(
+        PARAMS, CONTEXT
+    )
     chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-13)
 
 
@@ -82,7 +86,9 @@ def test_nested_recomputation_saves_memory():
 
     def peak(remat):
         fit = hypergrad.unroll(stage, remat=remat)
-        end = lambda c: jnp.sum(fit(stages.start(stage, jnp.ones(1000)), c, jnp.zeros(400), jax.random.key(0))[0].params)  # noqa: E731
+        end = lambda c: jnp.sum(
+            fit(stages.start(stage, jnp.ones(1000)), c, jnp.zeros(400), jax.random.key(0))[0].params
+        )
         return jax.jit(jax.grad(end)).lower(jnp.ones(1000)).compile().memory_analysis().temp_size_in_bytes
 
     assert peak("nested") < 0.2 * peak("full") and peak("full") < peak("none")
@@ -104,7 +110,9 @@ def test_truncation_is_the_unroll_from_the_state_where_it_begins():
 def test_first_order_moves_as_the_start_does():
     stage = _stage()
     fit = hypergrad.first_order(stage)
-    end = lambda params, context: fit(stages.start(stage, params), context, jnp.zeros(5), jax.random.key(0))[0].params["a"]  # noqa: E731
+    end = lambda params, context: fit(stages.start(stage, params), context, jnp.zeros(5), jax.random.key(0))[0].params[
+        "a"
+    ]
     np.testing.assert_array_equal(jax.jacobian(end)(PARAMS, CONTEXT)["a"], np.eye(2))
     np.testing.assert_array_equal(jax.jacobian(end, argnums=1)(PARAMS, CONTEXT), np.zeros((2, 2)))
 
@@ -114,17 +122,21 @@ def test_implicit_equals_jaxopts_own_decorator():
     import jaxopt
 
     quadratic = Quadratic.make()
-    loss = lambda p, phi: quadratic.objective()(p, phi, None, None, None)[0] + 0.1 * jnp.sum(jnp.cos(p) * phi.sum())  # noqa: E731
+    loss = lambda p, phi: quadratic.objective()(p, phi, None, None, None)[0] + 0.1 * jnp.sum(jnp.cos(p) * phi.sum())
     stage = Stage(plain(loss), optax.sgd(0.05))
     solve = functools.partial(jaxopt.linear_solve.solve_cg, tol=1e-14, maxiter=100)
 
     @jaxopt.implicit_diff.custom_root(jax.grad(loss), solve=solve)
     def solver(init, phi):
-        return stages.trainer(stage)(stages.start(stage, init), phi, jnp.zeros(50), jax.random.split(jax.random.key(0), 50))[0].params
+        return stages.trainer(stage)(
+            stages.start(stage, init), phi, jnp.zeros(50), jax.random.split(jax.random.key(0), 50)
+        )[0].params
 
     fit = hypergrad.implicit(stage, solvers.from_jaxopt("cg", tol=1e-14, maxiter=100))
-    ours = lambda phi: jnp.sum(jnp.sin(fit(stages.start(stage, jnp.zeros(4)), phi, jnp.zeros(50), jax.random.key(0))[0].params))  # noqa: E731
-    theirs = lambda phi: jnp.sum(jnp.sin(solver(jnp.zeros(4), phi)))  # noqa: E731
+    ours = lambda phi: jnp.sum(
+        jnp.sin(fit(stages.start(stage, jnp.zeros(4)), phi, jnp.zeros(50), jax.random.key(0))[0].params)
+    )
+    theirs = lambda phi: jnp.sum(jnp.sin(solver(jnp.zeros(4), phi)))
     np.testing.assert_allclose(jax.grad(ours)(jnp.ones(3)), jax.grad(theirs)(jnp.ones(3)), rtol=1e-12)
 
 
@@ -133,7 +145,10 @@ def test_three_stages_in_a_chain():
     rng = np.random.default_rng(0)
     A, B = rng.normal(size=(2, 3, 3))
     first = Stage(plain(lambda p, phi: 0.5 * jnp.sum((p - A @ jnp.tanh(phi)) ** 2)), optax.sgd(0.3))
-    second = Stage(plain(lambda p, upstream: 0.5 * jnp.sum((p - B @ jnp.sin(upstream)) ** 2) + 0.05 * jnp.sum(p**4)), optax.sgd(0.2))
+    second = Stage(
+        plain(lambda p, upstream: 0.5 * jnp.sum((p - B @ jnp.sin(upstream)) ** 2) + 0.05 * jnp.sum(p**4)),
+        optax.sgd(0.2),
+    )
     third = Stage(plain(lambda p, _: 0.5 * jnp.sum((p - 1.0) ** 2)), optax.sgd(0.1))
 
     def chain(rule_1, rule_2):
@@ -154,7 +169,10 @@ def test_three_stages_in_a_chain():
 
 
 @pytest.mark.parametrize("rule", ["unroll", "truncate"])
-@pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.rmsprop(0.1, eps_in_sqrt=False), optax.chain(optax.clip(1.0), optax.adamw(0.1))])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.adam(0.1), optax.rmsprop(0.1, eps_in_sqrt=False), optax.chain(optax.clip(1.0), optax.adamw(0.1))],
+)
 def test_optimizers_without_a_finite_derivative_are_refused(rule, optimizer):
     stage = Stage(OBJECTIVE, optimizer)
     with pytest.raises(ValueError, match=f"{rule}: .*eps_root"):
@@ -174,14 +192,16 @@ def test_the_refused_optimizer_really_gives_nan_and_the_cure_does_not():
     def gradient(optimizer):
         stage = Stage(objective, optimizer)
         train = stages.trainer(stage)
-        end = lambda c: train(stages.start(stage, jnp.array([1.0, 0.0])), c, jnp.zeros(2), jax.random.split(jax.random.key(0)))[0].params.sum()  # noqa: E731
+        end = lambda c: train(
+            stages.start(stage, jnp.array([1.0, 0.0])), c, jnp.zeros(2), jax.random.split(jax.random.key(0))
+        )[0].params.sum()
         return jax.grad(end)(1.0)
 
     assert jnp.isnan(gradient(optax.adam(0.1))) and jnp.isfinite(gradient(optax.adam(0.1, eps_root=1e-8)))
 
 
 @pytest.mark.parametrize(
-    "build, message",
+    ("build", "message"),
     [
         (lambda s: hypergrad.truncate(s, last=0), "last=0 must be at least 1"),
         (lambda s: hypergrad.unroll(s, remat="some"), "remat: 'some' is not one of"),

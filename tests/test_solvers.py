@@ -32,7 +32,9 @@ def test_the_residual_is_that_of_the_answer(name):
     A, b = _system([0.5, 1.0, 2.0, 3.0, 7.0])
     x, info = jax.jit(lambda b: SOLVERS[name](lambda v: A @ v, b))(b)
     damped = A + DAMPING.get(name, 0.0) * jnp.eye(5)
-    np.testing.assert_allclose(info.residual, jnp.linalg.norm(damped @ x - b) / jnp.linalg.norm(b), rtol=1e-6, atol=1e-13)
+    np.testing.assert_allclose(
+        info.residual, jnp.linalg.norm(damped @ x - b) / jnp.linalg.norm(b), rtol=1e-6, atol=1e-13
+    )
     assert info.finite == 1 and info.negative_curvature == 0 and info.solves == 1
 
 
@@ -40,7 +42,7 @@ def test_the_residual_is_that_of_the_answer(name):
 def test_negative_curvature_is_reported(name):
     A, b = _system([-1.0, 1.0, 2.0])
     solve = {"neumann": solvers.neumann(5), "cg": solvers.cg(10), "dense": solvers.dense()}[name]
-    x, info = solve(lambda v: A @ v, b)
+    _, info = solve(lambda v: A @ v, b)
     assert info.negative_curvature == 1 and info.finite == 1
 
 
@@ -52,7 +54,7 @@ def test_cg_stops_at_negative_curvature_with_the_iterate_before_it():
 
 def test_cg_is_exact_in_as_many_steps_as_there_are_eigenvalues_and_equals_jax():
     A, b = _system([1.0, 1.0, 1.0, 4.0, 4.0, 9.0])
-    x, info = solvers.cg(3, tol=0.0)(lambda v: A @ v, b)
+    x, _info = solvers.cg(3, tol=0.0)(lambda v: A @ v, b)
     np.testing.assert_allclose(x, jnp.linalg.solve(A, b), rtol=1e-12)
     theirs, _ = jax.scipy.sparse.linalg.cg(lambda v: A @ v, b, maxiter=2, tol=0.0)
     ours, _ = solvers.cg(2, tol=0.0)(lambda v: A @ v, b)
@@ -87,7 +89,7 @@ def test_largest_eigenvalue_approaches_from_below():
 def test_a_non_finite_answer_is_reported_not_hidden():
     A, b = _system([1.0, 2.0])
     for solve in (solvers.neumann(3), solvers.dense(), solvers.cg(3)):
-        x, info = solve(lambda v: A @ v, b * jnp.nan)
+        _x, info = solve(lambda v: A @ v, b * jnp.nan)
         assert info.finite == 0 or not jnp.isfinite(info.residual)
 
 
@@ -95,7 +97,7 @@ def test_pytrees_and_dtypes_are_kept():
     quadratic = Quadratic.make()
     H = jnp.asarray(quadratic.H, jnp.float32)
     b = {"one": jnp.ones(1, jnp.float32), "rest": jnp.ones((3, 1), jnp.float32)}
-    matvec = lambda v: (lambda u: {"one": u[:1], "rest": u[1:, None]})(H @ jnp.concatenate([v["one"], v["rest"][:, 0]]))  # noqa: E731
+    matvec = lambda v: (lambda u: {"one": u[:1], "rest": u[1:, None]})(H @ jnp.concatenate([v["one"], v["rest"][:, 0]]))
     for solve in (solvers.neumann(5), solvers.cg(5), solvers.dense(), solvers.from_jaxopt("gmres")):
         x, info = solve(matvec, b)
         assert jax.tree.map(lambda a: (a.shape, a.dtype), x) == jax.tree.map(lambda a: (a.shape, a.dtype), b)

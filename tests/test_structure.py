@@ -48,10 +48,16 @@ def test_nothing_imports_what_stands_above_it(path):
 
 @pytest.mark.parametrize(
     ("package", "allowed"),
-    [("jaxopt", {"solvers/jaxopt_backend.py"}), ("flax", {"models/adapters.py", "models/encoders.py"}), ("orbax", {"io/checkpoint.py"})],
+    [
+        ("jaxopt", {"solvers/jaxopt_backend.py"}),
+        ("flax", {"models/adapters.py", "models/encoders.py"}),
+        ("orbax", {"io/checkpoint.py"}),
+    ],
 )
 def test_a_dependency_stays_where_it_belongs(package, allowed):
-    users = {str(path.relative_to(PACKAGE)) for path in FILES if any(m.split(".")[0] == package for m in _imports(path))}
+    users = {
+        str(path.relative_to(PACKAGE)) for path in FILES if any(m.split(".")[0] == package for m in _imports(path))
+    }
     assert users == allowed
 
 
@@ -64,7 +70,10 @@ def test_recipes_only_compose():
     for path in (PACKAGE / "recipes").glob("*.py"):
         names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         loops = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.For, ast.While))]
-        assert not names & {"grad", "value_and_grad", "vjp", "jvp", "scan", "fori_loop", "while_loop", "mean", "sum"} and not loops
+        assert (
+            not names & {"grad", "value_and_grad", "vjp", "jvp", "scan", "fori_loop", "while_loop", "mean", "sum"}
+            and not loops
+        )
 
 
 def test_recipes_are_listed_and_cited():

@@ -15,7 +15,10 @@ TASKS, CLASSES, FEATURES = 5, 3, 4
 
 def _network():
     key = jax.random.key(1)
-    layer_1, layer_2 = models.linear(6, 7), models.linear(7, FEATURES)  # tanh: ReLU has kinks, a linear output a rotation that nothing fixes
+    layer_1, layer_2 = (
+        models.linear(6, 7),
+        models.linear(7, FEATURES),
+    )  # tanh: ReLU has kinks, a linear output a rotation that nothing fixes
     encoder = Model(
         init=lambda key: (layer_1.init(key), layer_2.init(key)),
         apply=lambda params, x: jnp.tanh(layer_2.apply(params[1], jnp.tanh(layer_1.apply(params[0], x)))),
@@ -90,7 +93,9 @@ def test_implicit_pretraining_is_the_derivative_of_the_procedure_once_it_rests()
 
 @pytest.mark.slow
 def test_bias_of_the_implicit_rule_falls_with_terms_and_with_training():
-    exact, _ = jax.grad(_meta_loss(lambda s: hypergrad.implicit(s, solvers.dense()), pretrain_steps=20_000, **RESTING), has_aux=True)(PHI)
+    exact, _ = jax.grad(
+        _meta_loss(lambda s: hypergrad.implicit(s, solvers.dense()), pretrain_steps=20_000, **RESTING), has_aux=True
+    )(PHI)
 
     def error(solve, steps):
         f = _meta_loss(lambda s: hypergrad.implicit(s, solve), pretrain_steps=steps, **RESTING)
@@ -105,7 +110,9 @@ def test_bias_of_the_implicit_rule_falls_with_terms_and_with_training():
 def test_hessian_products_are_symmetric():
     pretrain_model, _, pool, _, _ = _network()
     params = _float64(pretrain_model.init(jax.random.key(4)))
-    loss = lambda p: objectives.weighted_tasks(objectives.whole(pretrain_model))(p, jnp.ones(TASKS), None, pool, None)[0]  # noqa: E731
+    loss = lambda p: objectives.weighted_tasks(objectives.whole(pretrain_model))(p, jnp.ones(TASKS), None, pool, None)[
+        0
+    ]
     flat, unravel = ravel_pytree(params)
     _, hvp = jax.linearize(jax.grad(lambda p: loss(unravel(p))), flat)
     u, v = jax.random.normal(jax.random.key(9), (2, flat.size))

@@ -34,7 +34,8 @@ def implicit(stage: Stage, solve: Solve = neumann(terms=5), loop: Loop = loops.a
         >>> import jax.numpy as jnp, optax
         >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.5))
         >>> fit = implicit(stage)
-        >>> end = lambda c: fit(StageState(jnp.array(5.0), stage.optimizer.init(5.0), None), c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> state = StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
+        >>> end = lambda c: fit(state, c, jnp.zeros(3), jax.random.key(0))[0].params
         >>> float(jax.grad(end)(2.0))
         1.0
     """
@@ -94,7 +95,7 @@ def _with_forward_over_reverse(loss):
 
     def backward(residuals, u):
         params, context = residuals
-        along_u = lambda context: jax.jvp(lambda params: loss(params, context), (params,), (u,))[1]  # noqa: E731
+        along_u = lambda context: jax.jvp(lambda params: loss(params, context), (params,), (u,))[1]
         return None, jax.grad(along_u, allow_int=True)(context)
 
     stationarity.defvjp(forward, backward)

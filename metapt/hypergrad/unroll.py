@@ -25,7 +25,8 @@ def unroll(stage: Stage, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
         >>> import jax.numpy as jnp
         >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
         >>> fit = unroll(stage)
-        >>> end = lambda c: fit(StageState(jnp.array(5.0), stage.optimizer.init(5.0), None), c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> state = StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
+        >>> end = lambda c: fit(state, c, jnp.zeros(3), jax.random.key(0))[0].params
         >>> round(float(jax.grad(end)(2.0)), 6), round(1 - 0.9**3, 6)
         (0.271, 0.271)
     """

@@ -26,13 +26,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def position(self, number: int) -> dict[str, Any]:
-        return self._manager.restore(number, args=ocp.args.Composite(position=ocp.args.JsonRestore())).position
+        return self._manager.restore(number, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
 
     def restore(self, number: int, like: PyTree) -> PyTree:
         """The tree, in the structure of `like` (arrays or shapes)."""
         shapes, structure = jax.tree.flatten(like)
         leaves = {str(i): np.empty(leaf.shape, leaf.dtype) for i, leaf in enumerate(shapes)}
-        restored = self._manager.restore(number, args=ocp.args.Composite(leaves=ocp.args.StandardRestore(leaves))).leaves
+        restored = self._manager.restore(number, args=ocp.args.Composite(leaves=ocp.args.StandardRestore(leaves)))[
+            "leaves"
+        ]
         return jax.tree.unflatten(structure, [restored[str(i)] for i in range(len(shapes))])
 
     def close(self) -> None:

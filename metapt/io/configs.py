@@ -30,7 +30,9 @@ def load(name: str) -> ModuleType:
     if path.suffix != ".py" or not path.is_file():
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"no config {name!r}; {hint}known: {', '.join(sorted(known)) or 'none'}, or a path to a .py file")
+        raise UserError(
+            f"no config {name!r}; {hint}known: {', '.join(sorted(known)) or 'none'}, or a path to a .py file"
+        )
     spec = importlib.util.spec_from_file_location(f"metapt_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
     sys.modules[spec.name] = module  # pyright: ignore[reportOptionalMemberAccess]  (dataclasses look their module up)
@@ -40,7 +42,9 @@ def load(name: str) -> ModuleType:
         raise UserError(f"config {path} does not load: {type(error).__name__}: {error}") from error
     missing = [wanted for wanted in ("Config", "METHOD", "experiment") if not hasattr(module, wanted)]
     if missing:
-        raise UserError(f"config {path} lacks {', '.join(missing)} (a dataclass, a recipe's METHOD, a function of the config)")
+        raise UserError(
+            f"config {path} lacks {', '.join(missing)} (a dataclass, a recipe's METHOD, a function of the config)"
+        )
     return module
 
 

@@ -36,7 +36,9 @@ class Experiment(NamedTuple):
     test: PyTree  # read once, by the final evaluation
     draw: Callable[[PyTree, Array], Batches]  # (data, key) -> the batches of one outer step
     arms: tuple[Arm, ...]
-    monitor: Callable[[PyTree, PyTree, Array], Array]  # (encoder, data, key) -> metric, on held-out data that is not the test set
+    monitor: Callable[
+        [PyTree, PyTree, Array], Array
+    ]  # (encoder, data, key) -> metric, on held-out data that is not the test set
     evaluate: Callable[[PyTree, PyTree, PyTree, Array], Array]  # (encoder, data, test, key) -> metric
     baseline: str  # the arm that every other is compared with
     summarize: Callable[["Outcome"], dict[str, Any]]  # the recipe's own figures, for result.json's "meta"

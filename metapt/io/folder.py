@@ -25,7 +25,9 @@ class RunFolder:
     def create(cls, path: Path, config_name: str, config: Any) -> "RunFolder":
         """A new folder with its `config.json`; refuses one that holds anything."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"--out {path} exists and is not empty; name a new folder, or continue it: metapt resume {path}")
+            raise UserError(
+                f"--out {path} exists and is not empty; name a new folder, or continue it: metapt resume {path}"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path)

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-_COLORS = {"none": "#999999", "equal": "#0072B2", "random": "#56B4E9", "meta": "#D55E00", "replay": "#E69F00", "oracle": "#009E73"}
+_COLORS = {
+    "none": "#999999",
+    "equal": "#0072B2",
+    "random": "#56B4E9",
+    "meta": "#D55E00",
+    "replay": "#E69F00",
+    "oracle": "#009E73",
+}
 
 
 def learning_curves(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]], xlabel: str, ylabel: str) -> Figure:

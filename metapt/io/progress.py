@@ -33,6 +33,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(total: int, done: int, quiet: bool) -> Iterator[Bar]:
+    """A bar of `total` steps, `done` of them before it begins."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),

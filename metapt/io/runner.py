@@ -160,7 +160,11 @@ def _rows(arm: str, numbers: range, info: PyTree) -> Iterator[dict[str, Any]]:
     figures = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(info):
         values = np.asarray(leaf, np.float64)  # [seeds, steps, ...]
-        figures[".".join(str(getattr(key, "name", key)) for key in path)] = values.reshape(*values.shape[:2], -1).mean(-1)
+        figures[".".join(str(getattr(key, "name", key)) for key in path)] = values.reshape(*values.shape[:2], -1).mean(
+            -1
+        )
     for i, number in enumerate(numbers):
-        row = {name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in figures.items()}
+        row = {
+            name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in figures.items()
+        }
         yield {"arm": arm, "step": number, **row}

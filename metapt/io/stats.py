@@ -19,7 +19,7 @@ def summary(per_seed: np.ndarray) -> dict[str, Any]:
 
 
 def paired(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
-    """a - b over the same seeds: mean, standard error, two-sided p-value of Student's paired t-test (None if undefined).
+    """A - b over the same seeds: mean, standard error, two-sided p-value of Student's paired t-test (None if undefined).
 
     Example:
         >>> row = paired(np.array([2.0, 3.0, 5.0]), np.array([1.0, 2.0, 3.0]))

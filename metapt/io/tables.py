@@ -24,7 +24,9 @@ def print_result(result: Mapping[str, Any]) -> None:
     for name, value in result["meta"].items():
         console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
     if result["skipped_updates"]:
-        console.print(f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False)
+        console.print(
+            f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False
+        )
 
 
 def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:

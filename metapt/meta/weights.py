@@ -9,7 +9,7 @@ from metapt.types import Meta, Model
 
 
 def sigmoid_weights(n: int) -> Meta:
-    """w = 2 sigmoid(phi) in (0, 2), each by itself: all can shrink at once. Source: Raghu et al. 2021, their code.
+    """W = 2 sigmoid(phi) in (0, 2), each by itself: all can shrink at once. Source: Raghu et al. 2021, their code.
 
     Example:
         >>> meta = sigmoid_weights(2)
@@ -20,7 +20,7 @@ def sigmoid_weights(n: int) -> Meta:
 
 
 def softmax_weights(n: int, total: float | None = None) -> Meta:
-    """w = total * softmax(phi), `total` (default n) fixed: what one gains another loses, and the learning rate keeps its meaning.
+    """W = total * softmax(phi), `total` (default n) fixed: what one gains another loses, and the learning rate keeps its meaning.
 
     Example:
         >>> meta = softmax_weights(4)
@@ -34,7 +34,7 @@ def softmax_weights(n: int, total: float | None = None) -> Meta:
 
 
 def softplus_weights(n: int) -> Meta:
-    """w = softplus(phi) / log 2, above 0 without an upper bound.
+    """W = softplus(phi) / log 2, above 0 without an upper bound.
 
     Example:
         >>> meta = softplus_weights(2)

@@ -29,7 +29,9 @@ def mlp(inputs: int, widths: Sequence[int]) -> Model:
         (5, 8)
     """
     if inputs < 1 or not widths or min(widths) < 1:
-        raise ValueError(f"mlp: inputs={inputs}, widths={tuple(widths)} must all be at least 1, with at least one width")
+        raise ValueError(
+            f"mlp: inputs={inputs}, widths={tuple(widths)} must all be at least 1, with at least one width"
+        )
     return from_linen(_MLP(tuple(widths)), jnp.zeros((1, inputs)))
 
 

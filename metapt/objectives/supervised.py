@@ -1,6 +1,5 @@
 """One label an example."""
 
-import jax.numpy as jnp
 import optax
 from jax import Array
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from metapt.solvers.report import damped, solve_info
+from metapt.solvers.report import damped, inner, solve_info
 from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
 
@@ -20,7 +20,7 @@ class _State(NamedTuple):
 
 
 def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
-    """x with (A + damping I) x = b: exact after as many steps as A has distinct eigenvalues, if all are positive.
+    """X with (A + damping I) x = b: exact after as many steps as A has distinct eigenvalues, if all are positive.
 
     Stops at `|r| <= tol |b|`, after `max_steps`, or at a direction of non-positive curvature, with the iterate before it.
 
@@ -38,18 +38,18 @@ def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
 
     def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
         A = damped(matvec, damping, "cg")
-        square = optax.tree.vdot(b, b)
+        square = inner(b, b)
 
         def unfinished(s: _State):
             return (s.square > tol**2 * square) & (s.steps < max_steps) & ~s.negative
 
         def body(s: _State):
             product = A(s.direction)
-            curvature = optax.tree.vdot(s.direction, product)
+            curvature = inner(s.direction, product)
             negative = curvature <= 0
             alpha = jnp.where(negative, 0.0, s.square / jnp.where(negative, 1.0, curvature))
             residual = optax.tree.add_scale(s.residual, -alpha, product)
-            next_square = optax.tree.vdot(residual, residual)
+            next_square = inner(residual, residual)
             direction = optax.tree.add_scale(residual, next_square / s.square, s.direction)
             x = optax.tree.add_scale(s.x, alpha, s.direction)
             return _State(x, residual, direction, next_square, s.steps + 1, negative)

@@ -9,7 +9,7 @@ from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
 
 def dense(damping: float = 0.0) -> Solve:
-    """x = (A + damping I)^-1 b through the n x n matrix: n products, n^2 numbers, n^3 operations.
+    """X = (A + damping I)^-1 b through the n x n matrix: n products, n^2 numbers, n^3 operations.
 
     Example:
         >>> x, info = dense()(lambda v: jnp.array([1.0, 4.0]) * v, jnp.array([1.0, 1.0]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from metapt.solvers.report import damped, solve_info
+from metapt.solvers.report import damped, inner, solve_info
 from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
 with warnings.catch_warnings():
@@ -42,7 +42,7 @@ def from_jaxopt(name: str, ridge: float = 0.0, **options: Any) -> Solve:
         A = damped(matvec, shift, "from_jaxopt")
         x = jaxopt_solve(matvec, b, **({"ridge": ridge} if ridge else {}), **options)
         product = A(x)
-        negative = optax.tree.vdot(x, product) < 0
+        negative = inner(x, product) < 0
         return x, solve_info(x, optax.tree.sub(b, product), b, jnp.array(jnp.nan), negative)
 
     return solve

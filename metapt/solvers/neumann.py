@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from metapt.solvers.report import solve_info
+from metapt.solvers.report import inner, solve_info
 from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
 
 def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
-    """x = step * sum over j = 0 .. terms of (I - step A)^j b, which tends to A^-1 b if 0 < step < 2 / largest eigenvalue.
+    """X = step * sum over j = 0 .. terms of (I - step A)^j b, which tends to A^-1 b if 0 < step < 2 / largest eigenvalue.
 
     A direction of curvature `lam` is inverted as `(1 - (1 - step lam)^(terms + 1)) / lam`: few terms are damping.
     On a quadratic this is the derivative of `terms + 1` unrolled steps of gradient descent.
@@ -38,7 +38,7 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
 
         def next_term(term):  # (I - eta A) term, and whether the curvature along it is negative
             product = matvec(term)
-            return optax.tree.add_scale(term, -eta, product), optax.tree.vdot(term, product) < 0
+            return optax.tree.add_scale(term, -eta, product), inner(term, product) < 0
 
         def body(carry, _):
             term, total, negative = carry

@@ -12,8 +12,13 @@ def solve_info(x: PyTree, residual: PyTree, b: PyTree, contraction: Array, negat
     """The report on `x`, from `residual = b - A x`."""
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]).all()
     relative = optax.tree.norm(residual) / optax.tree.norm(b)
-    flags = (flag.astype(relative.dtype) for flag in (negative_curvature, finite))
-    return SolveInfo(relative, jnp.asarray(contraction, relative.dtype), *flags, jnp.ones_like(relative))
+    number = lambda x: jnp.asarray(x, relative.dtype)
+    return SolveInfo(relative, number(contraction), number(negative_curvature), number(finite), number(1))
+
+
+def inner(a: PyTree, b: PyTree) -> Array:
+    """The inner product of two trees."""
+    return jnp.asarray(optax.tree.vdot(a, b))
 
 
 def damped(matvec: Matvec, damping: float, name: str) -> Matvec:

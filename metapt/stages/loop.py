@@ -46,7 +46,7 @@ def unrolled(f: Callable, init: Any, xs: Any) -> tuple[Any, Any]:
     """`lax.scan` as a Python loop: the compiler sees every step. Compile time grows with the number of steps."""
     carry, ys = init, []
     for i in range(length(xs)):
-        carry, y = f(carry, jax.tree.map(lambda x: x[i], xs))
+        carry, y = f(carry, jax.tree.map(lambda x, i=i: x[i], xs))
         ys.append(y)
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
@@ -82,8 +82,10 @@ def length(xs: Any) -> int:
     """The common leading axis of a tree of stacked batches, or a `ValueError` that names the lengths found."""
     found = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(xs)}
     if len(found) != 1 or None in found or 0 in found:
-        raise ValueError(f"batches: every leaf must have the same leading step axis [S, ...] with S >= 1, found {found}")
-    return found.pop()
+        raise ValueError(
+            f"batches: every leaf must have the same leading step axis [S, ...] with S >= 1, found {found}"
+        )
+    return int(found.pop() or 0)
 
 
 @jax.jit

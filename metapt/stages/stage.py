@@ -27,7 +27,9 @@ def start(stage: Stage, params: PyTree, extra: PyTree = None) -> StageState:
     return StageState(params, stage.optimizer.init(params), extra)
 
 
-def step(stage: Stage, context: PyTree, state: StageState, inputs: tuple[PyTree, Array]) -> tuple[StageState, StageInfo]:
+def step(
+    stage: Stage, context: PyTree, state: StageState, inputs: tuple[PyTree, Array]
+) -> tuple[StageState, StageInfo]:
     """One step of training: `inputs` is `(batch, key)`.
 
     Example:
