@@ -21,10 +21,10 @@ demo: install
 
 # `-n 2`: tests compile a lot, and a compiler uses one core.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -1,5 +1,12 @@
 """Strict numerics for every test: float64 on, silent rank promotion off."""
 
+import os
+import tempfile
+
+# Small problems compile much longer than they run: programs compiled once are shared by workers and subprocesses.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "metapt-test-cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import jax
 import pytest
 

@@ -11,6 +11,8 @@ import pytest
 
 from metapt.cli import main
 
+pytestmark = pytest.mark.xdist_group("cli")  # they share one finished run
+
 SMALL = [
     "--seeds",
     "2",

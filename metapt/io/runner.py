@@ -82,7 +82,8 @@ class _Runner:
         for arm in self.experiment.arms[: self.arm]:
             exports[arm.name] = jax.eval_shape(arm.export, jax.eval_shape(self._init(arm), exports))
         state = jax.eval_shape(self._init(self.experiment.arms[self.arm]), exports) if self.done else None
-        self.state, self.exports = self.checkpoints.restore(number, (state, exports))
+        self.state, restored = self.checkpoints.restore(number, (state, exports))
+        self.exports = {name: restored[name] for name in exports}  # in the order of the arms, which a tree forgets
         self.folder.truncate_metrics(position["metrics_size"])
         return number
 
