@@ -169,6 +169,13 @@ def _free(path: Path) -> Path:
     return path
 
 
+class _Lines(logging.Handler):
+    """To the stderr of the moment, which the progress bar redirects."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def _say_choices() -> None:
     """Shows what the library chose by itself (the loop), each choice once."""
     said: set[str] = set()
@@ -177,7 +184,7 @@ def _say_choices() -> None:
         message = record.getMessage()
         return not (message in said or said.add(message))
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines()
     handler.addFilter(unsaid)
     logger = logging.getLogger("metapt")
     logger.addHandler(handler)

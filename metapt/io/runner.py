@@ -119,7 +119,8 @@ class _Runner:
         return Outcome(scores, self.exports, self.curves, infos)
 
     def _init(self, arm: Arm) -> Callable[[dict[str, PyTree]], PyTree]:
-        return lambda exports: jax.vmap(arm.init)(self.keys, self.experiment.data, exports)
+        init = jax.jit(jax.vmap(arm.init))  # hundreds of small operations: one program is faster
+        return lambda exports: init(self.keys, self.experiment.data, exports)
 
     def _compile_chunk(self, step: Step):
         def chunk(state, key, data, numbers):

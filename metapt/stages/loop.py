@@ -4,7 +4,7 @@ On a CPU, XLA runs a convolution inside `scan` many times slower than outside; d
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ _log = logging.getLogger("metapt")
 def auto(f: Callable, init: Any, xs: Any) -> tuple[Any, Any]:
     """`choose(f, init, xs)`, then run it. The choice and its reason go to the log (`logging.getLogger("metapt")`, INFO)."""
     loop, reason = choose(f, init, xs)
-    _log.info("loop over %d steps: %s", length(xs), reason)
+    _log.info("training loop: %s", reason)
     return loop(f, init, xs)
 
 
@@ -34,8 +34,7 @@ def choose(f: Callable, init: Any, xs: Any) -> tuple[Loop, str]:
     """
     first = jax.tree.map(lambda x: x[0], xs)
     # A new function object: make_jaxpr remembers functions, and must not keep the ones that close over tracers.
-    convolutional = "conv_general_dilated" in str(jax.make_jaxpr(lambda c, x: f(c, x))(init, first))
-    if not convolutional:
+    if "conv_general_dilated" not in _primitives(jax.make_jaxpr(lambda c, x: f(c, x))(init, first)):
         return lax.scan, "lax.scan (no convolution in the step)"
     if jax.default_backend() != "cpu":
         return lax.scan, f"lax.scan (convolution, but on {jax.default_backend()})"
@@ -86,6 +85,19 @@ def length(xs: Any) -> int:
             f"batches: every leaf must have the same leading step axis [S, ...] with S >= 1, found {found}"
         )
     return int(found.pop() or 0)
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    """Names of all operations, those inside loops, branches and calls too."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation.primitive.name
+        for inner in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from _primitives(inner)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 @jax.jit
