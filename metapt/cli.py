@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -151,11 +152,11 @@ def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str) -> An
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = (line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:])
-        text = "; ".join(line for line in lines if line).replace(":;", ":")
-        raise UserError(
-            text.split("; Argument helptext")[0].split("; For full helptext")[0] + f"; see {prog} --help"
-        ) from stop
+        # Lines of the panel continue each other; its rules (empty once stripped) part the message from further help.
+        lines = [line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:]]
+        text = re.sub(r"(\s*;)+\s*", "; ", " ".join(line or ";" for line in lines)).strip("; ")
+        text = re.split("; Argument helptext|; For full helptext", text)[0].removeprefix("Error parsing Config: ")
+        raise UserError(f"{text}; see {prog} --help") from stop
 
 
 def _stored(config: str) -> str:
