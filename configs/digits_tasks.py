@@ -67,6 +67,8 @@ class Config:
     """Learning rate of the head (SGD with momentum 0.9), inside meta-learning."""
     meta_lr: float = 0.08
     """Adam's learning rate for the weights' logits at first; it decays to 0 along a cosine."""
+    meta_eps: float = 1e-3
+    """Adam's epsilon for them: coordinates with smaller hypergradients move in proportion, so noise does not move at full speed."""
     final_steps: int = 200
     """Steps of the final fine-tuning."""
     final_lr: float = 3e-3
@@ -86,6 +88,7 @@ def experiment(config: Config) -> Experiment:
     tasks = config.real_tasks + config.noise_tasks
     encoder = models.mlp(64, (config.hidden, config.features))
     learned = meta.softmax_weights(tasks)
+    decay = optax.cosine_decay_schedule(config.meta_lr, config.outer_steps - config.warm_up)
     method = recipes.task_weights.task_weights(
         encoder=encoder,
         features=config.features,
@@ -94,7 +97,7 @@ def experiment(config: Config) -> Experiment:
         meta=learned,
         pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
-        meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, config.outer_steps - config.warm_up)),
+        meta_optimizer=optax.adam(decay, eps=config.meta_eps),
         solve=solvers.neumann(config.neumann_terms),
     )
 

@@ -11,6 +11,7 @@ def cross_entropy(predict: Predict) -> Objective:
     """Mean over the batch of -log softmax(logits)[y]. Batch: `(x [B, ...], y int [B])`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> objective = cross_entropy(lambda params, context, x: x * params)
         >>> loss, _ = objective(0.0, None, None, (jnp.ones((4, 10)), jnp.zeros(4, int)), None)
         >>> round(float(loss), 4), round(float(jnp.log(10.0)), 4)
@@ -30,6 +31,7 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
     Source: Raghu et al. 2021, section 5.1.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> objective = weighted_cross_entropy(lambda params, context, x: x * params)
         >>> half = lambda batch: jnp.array([1.0, 0.0])
         >>> loss, _ = objective(0.0, half, None, (jnp.ones((2, 10)), jnp.zeros(2, int)), None)
@@ -48,6 +50,7 @@ def accuracy(logits: Array, y: Array) -> Array:
     """Fraction of rows whose largest logit is at their label: `[B, C], [B] -> []`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> float(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])))
         0.75
     """
