@@ -67,7 +67,7 @@ class Config:
     """Learning rate of the head (SGD with momentum 0.9), inside meta-learning."""
     meta_lr: float = 0.15
     """Adam's learning rate for the weights' logits at first; along a cosine it comes to 0 half-way."""
-    meta_eps: float = 1e-3
+    meta_eps: float = 3e-4
     """Adam's epsilon for them: coordinates with smaller hypergradients move in proportion, not at full speed."""
     final_steps: int = 200
     """Steps of the final fine-tuning."""

@@ -31,4 +31,4 @@ def test_learned_weights_find_the_real_tasks_and_close_the_gap(tmp_path):
 def test_null_control_where_all_tasks_are_real_nothing_is_lost(tmp_path):
     result = _run(tmp_path, "--noise-tasks", "0", "--real-tasks", "420")
     meta = next(row for row in result["comparisons"] if row["a"] == "meta")
-    assert meta["difference"] + 2 * meta["stderr"] > 0 and meta["difference"] > -0.01
+    assert meta["difference"] > -0.005  # a quarter of what learning gains where there is something to learn
