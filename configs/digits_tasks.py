@@ -2,13 +2,14 @@
 
     metapt run digits_tasks
 
-Every arm pre-trains the same encoder (an MLP with a bottleneck of 8) for the same number of steps on binary tasks over
-unlabelled images, then fine-tunes all of it for ten classes on the same few labelled images. The arms differ in the
+Every arm pre-trains the same encoder (an MLP with 16 features) for the same number of steps on binary tasks over
+images without class labels, then fine-tunes all of it for ten classes on the same few labelled images. The arms differ in the
 weights of the tasks: `equal`, `random` (fixed, drawn once), `meta` (learned while pre-training proceeds), `replay`
 (pre-training afresh with the weights that `meta` learned), `oracle` (real tasks only); `none` does not pre-train.
 The labels that meta-learning uses (train and validation) are the labels that every arm's final fine-tuning uses.
 Curves come from 100 further labelled images; the test images are read once, at the end.
 
+Two minutes on two CPU cores. Expected: gap_closed about 0.95, weight_auc about 0.993 (other seeds vary: README).
 Null control, in which learning the weights must do no harm: --noise-tasks 0 --real-tasks 420
 """
 
@@ -193,7 +194,7 @@ def _fine_tune_and_score(config: Config, model: Model):
 
 
 def _figures(config: Config, outcome: Outcome) -> dict[str, Any]:
-    """`gap_closed`: (replay - equal) / (oracle - equal); `weight_auc`: weight separates real from noise (None without noise)."""
+    """`gap_closed`: (meta - equal) / (oracle - equal); `weight_auc`: weight separates real from noise (None without noise)."""
     mean = {name: float(scores.mean()) for name, scores in outcome.scores.items()}
     weights, real = outcome.exports["meta"]["weights"], _is_real(config)
     if not config.noise_tasks:

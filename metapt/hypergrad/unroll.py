@@ -62,7 +62,8 @@ def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.
         cut = len(keys) - last
         if cut <= 0:
             return train(state, context, batches, keys)
-        before, after = (jax.tree.map(lambda x, part=part: x[part], (batches, keys)) for part in _halves(cut))
+        before = jax.tree.map(lambda x: x[:cut], (batches, keys))
+        after = jax.tree.map(lambda x: x[cut:], (batches, keys))
         state, early = train(lax.stop_gradient(state), lax.stop_gradient(context), *before)
         state, late = train(lax.stop_gradient(state), context, *after)
         return state, jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b]), early, late)
@@ -86,7 +87,3 @@ def first_order(stage: Stage, loop: Loop = loops.auto) -> Fit:
         return end._replace(params=optax.tree.add(end.params, moved)), info
 
     return fit
-
-
-def _halves(cut: int) -> tuple[slice, slice]:
-    return slice(None, cut), slice(cut, None)
