@@ -23,8 +23,10 @@ import optax
 from sklearn.metrics import roc_auc_score
 
 from metapt import data, meta, models, objectives, recipes, solvers, stages
-from metapt.io import plots
-from metapt.io.experiment import Arm, Experiment, Outcome, Phase
+from metapt.io import arms, plots
+from metapt.io.configs import check_numbers
+from metapt.io.cost import Cost
+from metapt.io.experiment import Experiment, Outcome
 from metapt.types import Batches, Model, Stage
 
 METHOD = recipes.task_weights.METHOD
@@ -76,18 +78,24 @@ class Config:
     """Adam's learning rate in the final fine-tuning."""
 
     def __post_init__(self):
-        least = {"seed": 0, "noise_tasks": 0, "neumann_terms": 0, "warm_up": 0, "outer_steps": self.warm_up + 1}
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not 0 < value < float("inf"):
-                raise ValueError(f"{name}={value} must be a finite number above 0")
-            if isinstance(value, int) and value < least.get(name, 1):
-                raise ValueError(f"{name}={value} must be at least {least.get(name, 1)}")
+        check_numbers(self, seed=0, noise_tasks=0, neumann_terms=0, warm_up=0, outer_steps=self.warm_up + 1)
+
+    @property
+    def pixels(self) -> int:
+        return 64
+
+    def parts(self, rng: np.random.Generator) -> dict[str, data.Labelled]:
+        """One seed's images: `train`, `validation`, `monitor`, `pool`, `test`."""
+        images = data.digits()
+        sizes = {"test": 500, "monitor": 100, "train": self.train_labels, "validation": self.validation_labels}
+        sizes["pool"] = max(1, len(images.y) - sum(sizes.values()))
+        return {name: images.rows(rows) for name, rows in data.split(rng, len(images.y), sizes).items()}
 
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
     tasks = config.real_tasks + config.noise_tasks
-    encoder = models.mlp(64, (config.hidden, config.features))
+    encoder = models.mlp(config.pixels, (config.hidden, config.features))
     learned = meta.softmax_weights(tasks)
     decay = optax.cosine_decay_schedule(config.meta_lr, max(1, (config.outer_steps - config.warm_up) // 2))
     method = recipes.task_weights.task_weights(
@@ -105,35 +113,32 @@ def experiment(config: Config) -> Experiment:
     def init_pretrain(key):
         return stages.start(method.pretrain, method.pretrain_model.init(key))
 
-    def init_meta(key, arrays, exports):
+    def init_meta(key, arrays):
         finetune = stages.start(method.finetune, method.head.init(key))
         return method.algorithm.init(learned.init(key), init_pretrain(key), finetune)
 
-    def pretrain_step(state, batches, key):
-        weights, pretrain = state
-        pretrain, info = method.pretrain_fit(pretrain, weights, batches.pretrain, key)
-        return (weights, pretrain), {"pretrain": info}
+    cost = Cost(config.pretrain_steps, config.finetune_steps)
 
     def fixed(name, weigh, steps=config.outer_steps):
-        init = lambda key, arrays, exports: (weigh(key, exports), init_pretrain(key))
-        export = lambda state: {"encoder": state[1].params["encoder"], "weights": state[0]}
-        return Arm(name, init, (Phase(steps, pretrain_step),), export)
+        export = lambda weights, pretrain: {"encoder": pretrain.params["encoder"], "weights": weights}
+        context = lambda key, arrays, exports: weigh(key, exports)
+        return arms.pretraining(name, method.pretrain_fit, steps, config.pretrain_steps, context, init_pretrain, export)
 
     def export_meta(state):
         return {"encoder": state.pretrain.params["encoder"], "weights": learned.constrain(state.phi)}
 
     oracle = jnp.where(jnp.arange(tasks) < config.real_tasks, tasks / config.real_tasks, 0.0)
-    arms = (
+    compared = (
         fixed("none", lambda key, exports: jnp.ones(tasks), steps=0),
         fixed("equal", lambda key, exports: jnp.ones(tasks)),
         fixed("random", lambda key, exports: tasks * jax.random.dirichlet(key, jnp.ones(tasks))),
-        Arm(
+        arms.learning(
             "meta",
+            method.algorithm,
+            config.warm_up,
+            config.outer_steps - config.warm_up,
+            (cost.forward, cost.implicit(config.neumann_terms)),
             init_meta,
-            (
-                Phase(config.warm_up, method.algorithm.warm_up),
-                Phase(config.outer_steps - config.warm_up, method.algorithm.step),
-            ),
             export_meta,
         ),
         fixed("replay", lambda key, exports: exports["meta"]["weights"]),
@@ -147,7 +152,7 @@ def experiment(config: Config) -> Experiment:
         data=arrays,
         test=test,
         draw=lambda arrays, key: _draw(config, arrays, key),
-        arms=arms,
+        arms=compared,
         monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
         evaluate=judge,
         baseline="equal",
@@ -158,13 +163,10 @@ def experiment(config: Config) -> Experiment:
 
 def _arrays(config: Config):
     """One split and one set of tasks a seed, stacked; test apart."""
-    images, y = data.digits()
-    sizes = {"test": 500, "monitor": 100, "train": config.train_labels, "validation": config.validation_labels}
-    sizes["pool"] = max(1, len(y) - sum(sizes.values()))
     parts_by_seed, tests = [], []
     for seed in range(config.seeds):
         rng = np.random.default_rng([config.seed, seed])
-        parts = {name: data.Labelled(images[rows], y[rows]) for name, rows in data.split(rng, len(y), sizes).items()}
+        parts = config.parts(rng)
         pool = parts.pop("pool")
         tests.append(parts.pop("test"))
         task_labels = data.plant_tasks(rng, np.asarray(pool.y), config.real_tasks, config.noise_tasks)

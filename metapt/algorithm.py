@@ -63,6 +63,7 @@ def meta_pretraining(
     constrain: Callable[[PyTree], PyTree] = lambda phi: phi,
     transfer: Transfer = transfer_encoder,
     warm_start: bool = True,
+    differentiate: Callable[..., Callable] = jax.grad,
 ) -> Algorithm:
     """Algorithm 1, from two fits with stated derivatives. P and K are the lengths of the batches it is given.
 
@@ -74,6 +75,7 @@ def meta_pretraining(
         constrain: from the unconstrained phi to the meta-parameters that pre-training sees (`Meta.constrain`).
         transfer: what passes from pre-training to fine-tuning.
         warm_start: fine-tuning goes on from its own last state, as in the paper; False: from its first state every time.
+        differentiate: with the signature of `jax.grad`, for example `hypergrad.central_differences(step)`.
     """
 
     def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
@@ -90,8 +92,8 @@ def meta_pretraining(
 
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         # The backward solve writes its report into the "gradient" with respect to `report`.
-        differentiate = jax.grad(meta_loss, argnums=(0, 1), has_aux=True)
-        (hypergradient, report), trained = differentiate(state.phi, SolveInfo.blank(), state, batches, key)
+        gradient = differentiate(meta_loss, argnums=(0, 1), has_aux=True)
+        (hypergradient, report), trained = gradient(state.phi, SolveInfo.blank(), state, batches, key)
         pre, fine, (pre_info, fine_info, loss) = trained
         phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
         info = AlgorithmInfo(pre_info, fine_info, loss, optax.tree.norm(hypergradient), report, skipped)

@@ -123,7 +123,7 @@ def _compare(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
 def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:
     if not quiet:
         _say_choices()
-    result = run_experiment(experiment, name, config.seed, config.seeds, folder, quiet)
+    result = run_experiment(experiment, name, config.seed, folder, quiet)
     _report(result, folder, quiet)
 
 

@@ -151,7 +151,17 @@ def test_compare_puts_runs_side_by_side(finished, capsys):
 def test_list_for_people_and_programs(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
-    assert [line.split()[:2] for line in lines] == [["task_weights", "recipe"], ["digits_tasks", "config"]]
+    assert [line.split()[:2] for line in lines] == [
+        ["task_weights", "recipe"],
+        ["augmentation", "recipe"],
+        ["example_weights", "recipe"],
+        ["digits_label_noise", "config"],
+        ["digits_rotation", "config"],
+        ["digits_tasks", "config"],
+        ["mnist_label_noise", "config"],
+        ["mnist_rotation", "config"],
+        ["mnist_tasks", "config"],
+    ]
     assert all("Raghu" in line for line in lines)
     assert main(["list", "--json"]) == 0
     for row in json.loads(capsys.readouterr().out):
@@ -173,6 +183,12 @@ WRONG = {
     "run digits_tasks --noise-tasks -1": "must be at least 0",
     "run digits_tasks --train-labels 5000": "split: ",
     "run digits_tasks extra": "Unrecognized options: extra",
+    "run digits_rotation --access 1.5": "access=1.5 must be at most 1.0",
+    "run digits_rotation --access 0.001": "access=0.001 leaves meta-learning 0 images",
+    "run digits_rotation --train-labels 55": "n=255 must be a multiple of the 10 classes",
+    "run digits_rotation --pool 5000": "pool=5000 must be at most",
+    "run digits_label_noise --noise 0.95": "must name levels from 0 to below 0.9",
+    "run mnist_tasks --data /nowhere": "there is no file or folder /nowhere",
     "resume /nowhere": "/nowhere has no config.json",
     "resume": "the following arguments are required: DIR",
     "compare /nowhere": "/nowhere has no result.json",

@@ -6,6 +6,7 @@ from pathlib import Path
 import jupytext
 import nbclient
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,9 +22,17 @@ def test_the_readme_example_gives_a_useful_hypergradient(capsys):
     assert len([line for line in example.splitlines() if line.strip()]) <= 25
 
 
-def test_the_quickstart_notebook_runs_and_matches_its_script():
-    script = jupytext.read(ROOT / "notebooks" / "quickstart.py")
-    notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quickstart",
+        pytest.param("rotation", marks=pytest.mark.slow),
+        pytest.param("label_noise", marks=pytest.mark.slow),
+    ],
+)
+def test_a_notebook_runs_and_matches_its_script(name):
+    script = jupytext.read(ROOT / "notebooks" / f"{name}.py")
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]
     assert all(not cell.get("outputs") for cell in notebook.cells)
     executed = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

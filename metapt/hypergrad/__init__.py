@@ -1,6 +1,7 @@
 """6. Rules: a `Stage` becomes a `fit` whose derivative is stated. Fits compose as ordinary functions."""
 
+from metapt.hypergrad.differences import central_differences
 from metapt.hypergrad.implicit import implicit
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["first_order", "implicit", "truncate", "unroll"]
+__all__ = ["central_differences", "first_order", "implicit", "truncate", "unroll"]

@@ -36,16 +36,36 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"metapt_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
     sys.modules[spec.name] = module  # pyright: ignore[reportOptionalMemberAccess]  (dataclasses look their module up)
+    sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a config may build on its neighbours
     try:
         spec.loader.exec_module(module)  # pyright: ignore[reportOptionalMemberAccess]
     except Exception as error:
         raise UserError(f"config {path} does not load: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
     missing = [wanted for wanted in ("Config", "METHOD", "experiment") if not hasattr(module, wanted)]
     if missing:
         raise UserError(
             f"config {path} lacks {', '.join(missing)} (a dataclass, a recipe's METHOD, a function of the config)"
         )
     return module
+
+
+def check_numbers(config: Any, **least: float) -> None:
+    """For a config's `__post_init__`: its numbers are finite and at least `least[name]` (by default: integers 1, others above 0).
+
+    Raises:
+        ValueError: with the name, the value and what is allowed.
+    """
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(number, (bool, str)):
+                continue
+            if name in least or isinstance(number, int):
+                if not least.get(name, 1) <= number < float("inf"):
+                    raise ValueError(f"{name}={number} must be at least {least.get(name, 1)}")
+            elif not 0 < number < float("inf"):
+                raise ValueError(f"{name}={number} must be a finite number above 0")
 
 
 def build(module: ModuleType, fields: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from metapt.types import Batches, PyTree
 
 Step = Callable[[PyTree, Batches, Array], tuple[PyTree, PyTree]]
+Draw = Callable[[PyTree, Array], Batches]  # (data, key) -> the batches of one outer step
 
 
 class Phase(NamedTuple):
@@ -16,6 +17,8 @@ class Phase(NamedTuple):
 
     steps: int
     step: Step
+    cost: int = 0  # gradient evaluations of one outer step (`io.cost`)
+    draw: Draw | None = None  # if other batches than the experiment's
 
 
 class Arm(NamedTuple):
@@ -34,7 +37,7 @@ class Experiment(NamedTuple):
     higher_is_better: bool
     data: PyTree  # all but the test set
     test: PyTree  # read once, by the final evaluation
-    draw: Callable[[PyTree, Array], Batches]  # (data, key) -> the batches of one outer step
+    draw: Draw
     arms: tuple[Arm, ...]
     monitor: Callable[
         [PyTree, PyTree, Array], Array

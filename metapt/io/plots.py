@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 _COLORS = {
@@ -49,6 +50,37 @@ def weights(values: np.ndarray, real: np.ndarray, title: str) -> Figure:
     axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="equal weights")
     axes.set(xlabel="task (sorted by mean weight)", ylabel="learned weight", title=title, yscale="symlog")
     axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def example_weights(values: np.ndarray, right: np.ndarray, levels: np.ndarray) -> Figure:
+    """Learned weights of examples, `[runs, N]`, by whether the label is right: one panel a level of noise, `levels` `[runs]`."""
+    shown = np.unique(levels)
+    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharex=True, squeeze=False)[0]
+    bins = np.geomspace(1e-6, max(10.0, values.max()), 60)
+    for axes, level in zip(panels, shown, strict=True):
+        these, ok = np.maximum(values[levels == level], bins[0]), right[levels == level]
+        for mask, name, color in ((ok, "right", "#009E73"), (~ok, "wrong", "#CC3311")):
+            if mask.any():
+                axes.hist(
+                    these[mask], bins, color=color, alpha=0.6, label=f"{name} labels (mean {these[mask].mean():.2g})"
+                )
+        axes.set(xscale="log", yscale="log", title=f"{level:.0%} wrong labels", xlabel="learned weight")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("examples, all seeds")
+    return figure
+
+
+def traces(values: np.ndarray, target: float, xlabel: str, ylabel: str, title: str) -> Figure:
+    """One line a run, `[steps, runs]`, coloured by where it starts, and the target."""
+    figure, axes = _axes((7.5, 4.5))
+    axes.set_prop_cycle(color=colormaps["viridis"](np.linspace(0.0, 0.9, values.shape[1])))
+    axes.plot(values, linewidth=1.3)
+    axes.axhline(target, color="black", linestyle="--", linewidth=1, label=f"target {target:g}")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend()
     return figure
 

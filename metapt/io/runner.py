@@ -14,7 +14,7 @@ from jax import Array
 from metapt.algorithm import run as run_steps
 from metapt.io import stats
 from metapt.io.checkpoint import Checkpoints
-from metapt.io.experiment import Arm, Experiment, Outcome, Step
+from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step
 from metapt.io.folder import RunFolder, versions
 from metapt.io.progress import Bar, progress_bar
 from metapt.types import PyTree
@@ -24,11 +24,12 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
 def run_experiment(
-    experiment: Experiment, name: str, seed: int, seeds: int, folder: RunFolder, quiet: bool = False
+    experiment: Experiment, name: str, seed: int, folder: RunFolder, quiet: bool = False
 ) -> dict[str, Any]:
     """Runs, or continues, `experiment` in `folder`; writes `result.json` and the plots; returns the result."""
     begun = time.monotonic()
-    runner = _Runner(experiment, jax.random.split(jax.random.key(seed), seeds), folder)
+    runs = jax.tree.leaves(experiment.data)[0].shape[0]
+    runner = _Runner(experiment, jax.random.split(jax.random.key(seed), runs), folder)
     total = sum(phase.steps for arm in experiment.arms for phase in arm.phases)
     try:
         with progress_bar(total, runner.resume(), quiet) as bar:
@@ -93,11 +94,14 @@ class _Runner:
         if self.done == 0:
             self.state = self._init(arm)(self.exports)
             self.curves[arm.name] = [(0, self._judge(arm))]
-        for step, numbers in _chunks(arm, self.done):
-            self.state, info = self._chunk(step)(self.state, self.keys, self.experiment.data, jnp.asarray(numbers))
+        for phase, numbers, judged in _chunks(arm, self.done):
+            self.state, info = self._chunk(phase.step, phase.draw)(
+                self.state, self.keys, self.experiment.data, jnp.asarray(numbers)
+            )
             self.folder.log(_rows(arm.name, numbers, info))
             self.done = numbers[-1] + 1
-            self.curves[arm.name].append((self.done, self._judge(arm)))
+            if judged:
+                self.curves[arm.name].append((self.done, self._judge(arm)))
             bar.advance(len(numbers))
             if time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
@@ -122,9 +126,9 @@ class _Runner:
         init = jax.jit(jax.vmap(arm.init))  # hundreds of small operations: one program is faster
         return lambda exports: init(self.keys, self.experiment.data, exports)
 
-    def _compile_chunk(self, step: Step):
+    def _compile_chunk(self, step: Step, draw: Draw | None):
         def chunk(state, key, data, numbers):
-            return run_steps(step, functools.partial(self.experiment.draw, data), state, key, numbers)
+            return run_steps(step, functools.partial(draw or self.experiment.draw, data), state, key, numbers)
 
         return jax.jit(jax.vmap(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
 
@@ -145,15 +149,18 @@ class _Runner:
         self._saved = time.monotonic()
 
 
-def _chunks(arm: Arm, done: int) -> Iterator[tuple[Step, range]]:
-    """What is left of an arm, as (step function, numbers of the outer steps): about `CHUNKS` pieces, the same on every run."""
-    size = max(1, math.ceil(sum(phase.steps for phase in arm.phases) / CHUNKS))
-    first = 0
+def _chunks(arm: Arm, done: int) -> Iterator[tuple[Phase, range, bool]]:
+    """What is left of an arm, as (phase, numbers of the outer steps, whether to judge then), the same on every run."""
+    total = sum(phase.steps for phase in arm.phases)
+    size = max(1, math.ceil(total / CHUNKS))
+    first, judge_at = 0, size
     for phase in arm.phases:
         for begin in range(first, first + phase.steps, size):
             end = min(begin + size, first + phase.steps)
+            judged = end >= judge_at or end == total
+            judge_at = end + size if judged else judge_at
             if end > done:
-                yield phase.step, range(begin, end)
+                yield phase, range(begin, end), judged
         first += phase.steps
 
 
@@ -162,9 +169,9 @@ def _rows(arm: str, numbers: range, info: PyTree) -> Iterator[dict[str, Any]]:
     figures = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(info):
         values = np.asarray(leaf, np.float64)  # [seeds, steps, ...]
-        figures[".".join(str(getattr(key, "name", key)) for key in path)] = values.reshape(*values.shape[:2], -1).mean(
-            -1
-        )
+        figures[".".join(str(getattr(key, "name", getattr(key, "key", key))) for key in path)] = values.reshape(
+            *values.shape[:2], -1
+        ).mean(-1)
     for i, number in enumerate(numbers):
         row = {
             name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in figures.items()

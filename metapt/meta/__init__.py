@@ -1,5 +1,11 @@
 """5. What is learned on top of pre-training: each a `Meta(init, constrain)`; your own is one line."""
 
-from metapt.meta.weights import example_weights, sigmoid_weights, softmax_weights, softplus_weights
+from metapt.meta.weights import (
+    example_weights,
+    relative_example_weights,
+    sigmoid_weights,
+    softmax_weights,
+    softplus_weights,
+)
 
-__all__ = ["example_weights", "sigmoid_weights", "softmax_weights", "softplus_weights"]
+__all__ = ["example_weights", "relative_example_weights", "sigmoid_weights", "softmax_weights", "softplus_weights"]

@@ -70,6 +70,31 @@ def example_weights(network: Model, bound: float = 2.0) -> Meta:
     return Meta(network.init, lambda params: Partial(weigh, params))
 
 
+def relative_example_weights(network: Model) -> Meta:
+    """A network that weighs the examples of a batch against each other: `v = sigmoid(logits)`, `w = v / mean(v)`.
+
+    Their mean is 1, so the loss keeps its scale whatever the network says; the mean couples the batch. Further arguments of
+    the constrained value (a teacher: `objectives.with_teacher`) go to the network.
+
+    Args:
+        network: one logit an example, `apply(params, batch, *rest) -> [B]` or `[B, 1]`.
+
+    Source: Shu et al. 2019, "Meta-Weight-Net", equation 9.
+
+    Example:
+        >>> network = Model(init=lambda key: jnp.zeros(()), apply=lambda params, x: params * x)
+        >>> relative_example_weights(network).constrain(1.0)(jnp.array([0.0, 100.0])).round(4).tolist()
+        [0.6667, 1.3333]
+    """
+
+    def weigh(params, batch, *rest) -> Array:
+        logits = network.apply(params, batch, *rest)
+        values = jax.nn.sigmoid(logits.reshape(logits.shape[0]))
+        return values / values.mean()
+
+    return Meta(network.init, lambda params: Partial(weigh, params))
+
+
 def _weights(n: int, constrain) -> Meta:
     if n < 1:
         raise ValueError(f"n={n} weights: must be at least 1")

@@ -14,13 +14,17 @@ class _MLP(linen.Module):
 
     @linen.compact
     def __call__(self, x):
+        x = x.reshape(x.shape[0], -1)
         for width in self.widths[:-1]:
             x = linen.relu(linen.Dense(width)(x))
         return linen.Dense(self.widths[-1])(x)
 
 
 def mlp(inputs: int, widths: Sequence[int]) -> Model:
-    """A multi-layer perceptron, ReLU between layers and none after the last: `[B, inputs] -> [B, widths[-1]]`.
+    """A multi-layer perceptron, ReLU between layers and none after the last: `[B, ...] -> [B, widths[-1]]`.
+
+    Args:
+        inputs: numbers in one example, in whatever shape (an image is flattened).
 
     Example:
         >>> import jax

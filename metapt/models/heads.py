@@ -1,8 +1,19 @@
-"""An encoder and a head as one model, with parameters `{"encoder": ..., "head": ...}`."""
+"""An encoder and its activation, an encoder and a head, as one model, with parameters `{"encoder": ..., "head": ...}`."""
 
 import jax
 
 from metapt.types import Model
+
+
+def relu(model: Model) -> Model:
+    """`max(model(x), 0)`: an encoder whose features end in a nonlinearity.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> relu(Model(lambda key: None, lambda params, x: x)).apply(None, jnp.array([-1.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
+    return Model(model.init, lambda params, *args: jax.nn.relu(model.apply(params, *args)))
 
 
 def with_head(encoder: Model, head: Model) -> Model:

@@ -28,6 +28,8 @@ def cross_entropy(predict: Predict) -> Objective:
 def weighted_cross_entropy(predict: Predict) -> Objective:
     """Mean over the batch of w_i * cross-entropy_i, with `w = context(batch)`, `[B]` (`meta.example_weights`).
 
+    Batch: `(x [B, ...], y int [B], ...)`; what stands behind the label is for the weights alone.
+
     Source: Raghu et al. 2021, section 5.1.
 
     Example:
@@ -40,7 +42,7 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
     """
 
     def objective(params, context, extra, batch, key):
-        x, y = batch
+        x, y, *_ = batch
         return (context(batch) * _cross_entropy(predict(params, context, x), y)).mean(), extra
 
     return objective

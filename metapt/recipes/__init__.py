@@ -1,8 +1,8 @@
 """Published methods: each composes pieces of the other folders and adds nothing of its own."""
 
-from metapt.recipes import task_weights
-from metapt.recipes.method import Method
+from metapt.recipes import augmentation, example_weights, task_weights
+from metapt.recipes.method import Method, Pieces
 
-METHODS: tuple[Method, ...] = (task_weights.METHOD,)
+METHODS: tuple[Method, ...] = (task_weights.METHOD, augmentation.METHOD, example_weights.METHOD)
 
-__all__ = ["METHODS", "Method", "task_weights"]
+__all__ = ["METHODS", "Method", "Pieces", "augmentation", "example_weights", "task_weights"]

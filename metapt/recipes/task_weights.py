@@ -1,17 +1,15 @@
 """One learned weight for every task of multitask pre-training."""
 
-from typing import NamedTuple
-
 import optax
 
-from metapt.algorithm import Algorithm, meta_pretraining
+from metapt.algorithm import meta_pretraining
 from metapt.hypergrad import implicit, unroll
 from metapt.models import linear, with_head
 from metapt.objectives import cross_entropy, on_features, weighted_tasks, whole
-from metapt.recipes.method import Method
+from metapt.recipes.method import Method, Pieces
 from metapt.solvers import neumann
 from metapt.stages import transfer_features
-from metapt.types import Fit, Meta, Model, Solve, Stage
+from metapt.types import Meta, Model, Solve, Stage
 from metapt.updates import by_gradient
 
 METHOD = Method(
@@ -20,18 +18,6 @@ METHOD = Method(
     citation="Raghu, Lorraine, Kornblith, McDermott, Duvenaud. Meta-Learning to Improve Pre-Training. NeurIPS 2021",
     slots=("objective: weighted tasks", "meta: task weights", "rule: implicit into unroll", "update: gradient"),
 )
-
-
-class TaskWeights(NamedTuple):
-    """The pieces of the method, to be started and stepped."""
-
-    algorithm: Algorithm
-    pretrain_model: Model  # encoder and one logit a task
-    finetune_model: Model  # encoder and one logit a class
-    head: Model  # the part of it that the meta-learning fine-tunes
-    pretrain: Stage
-    finetune: Stage
-    pretrain_fit: Fit
 
 
 def task_weights(
@@ -45,7 +31,7 @@ def task_weights(
     meta_optimizer: optax.GradientTransformation,
     solve: Solve = neumann(terms=5),
     warm_start: bool = False,
-) -> TaskWeights:
+) -> Pieces:
     """Pre-trains `encoder` on weighted tasks, fine-tunes a linear head on its features, learns the weights.
 
     Args:
@@ -70,4 +56,4 @@ def task_weights(
         transfer=transfer_features,
         warm_start=warm_start,
     )
-    return TaskWeights(algorithm, pretrain_model, with_head(encoder, head), head, pretrain, finetune, pretrain_fit)
+    return Pieces(algorithm, pretrain_model, with_head(encoder, head), head, pretrain, finetune, pretrain_fit)

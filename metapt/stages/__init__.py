@@ -3,7 +3,7 @@
 from metapt.stages import loop
 from metapt.stages.check import assert_differentiable
 from metapt.stages.stage import start, step, step_keys, trainer
-from metapt.stages.transfer import transfer_encoder, transfer_features
+from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features
 
 __all__ = [
     "assert_differentiable",
@@ -12,6 +12,7 @@ __all__ = [
     "step",
     "step_keys",
     "trainer",
+    "transfer_all",
     "transfer_encoder",
     "transfer_features",
 ]

@@ -22,9 +22,9 @@ def assert_differentiable(optimizer: optax.GradientTransformation, rule: str) ->
         ...
         ValueError: unroll: the optimizer's update has no finite derivative at a zero gradient, ...
     """
-    params = {"probe": jnp.ones(2)}
-    gradient = {"probe": jnp.array([0.0, 1.0])}
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval():  # also where a rule is built inside a function that is being traced
+        params = {"probe": jnp.ones(2)}
+        gradient = {"probe": jnp.array([0.0, 1.0])}
         try:
             state = optimizer.init(params)
         except (KeyError, TypeError, ValueError):

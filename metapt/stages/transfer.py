@@ -1,6 +1,7 @@
-"""What passes from pre-training to fine-tuning. Both take `(pretrained, finetune, meta)` and give `(start, context)`.
+"""What passes from pre-training to fine-tuning. All take `(pretrained, finetune, meta)` and give `(start, context)`.
 
-They expect parameters that are mappings with an entry `"encoder"`; anything else is one function of your own.
+Those with an encoder expect parameters that are mappings with an entry `"encoder"`; anything else is one function of
+your own.
 """
 
 from metapt.types import PyTree, StageState
@@ -17,6 +18,11 @@ def transfer_encoder(pretrained: StageState, finetune: StageState, meta: PyTree)
     """
     params = {**finetune.params, "encoder": pretrained.params["encoder"]}
     return StageState(params, finetune.opt_state, finetune.extra), None
+
+
+def transfer_all(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
+    """Fine-tuning goes on with the whole pre-trained network, head and all: the same classes, other data."""
+    return StageState(pretrained.params, finetune.opt_state, finetune.extra), None
 
 
 def transfer_features(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:

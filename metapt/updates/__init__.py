@@ -1,5 +1,6 @@
 """7. How the meta-parameters move."""
 
 from metapt.updates.gradient import by_gradient
+from metapt.updates.search import Suggest, random_search, tpe
 
-__all__ = ["by_gradient"]
+__all__ = ["Suggest", "by_gradient", "random_search", "tpe"]

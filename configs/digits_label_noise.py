@@ -1,0 +1,215 @@
+"""Which labels are wrong? A network that weighs every pre-training example, learned by gradient, on scikit-learn's digits.
+
+    metapt run digits_label_noise
+
+20, 40 and 60 % of the pre-training labels are replaced by a wrong class; the few fine-tuning labels are right. Five seeds at
+each level make fifteen runs. The weighing network (thousands of parameters) sees image, label and what an averaged copy of the
+pre-trained network makes of them. Arms: no pre-training (`none`), equal weights (`equal`), weights learned while pre-training
+proceeds (`meta`), pre-training afresh with the weights that `meta` ended with (`replay`), wrong labels left out (`oracle`).
+Curves come from further labelled images; the test images are read once, at the end.
+
+REPLACE-MINUTES Expected: REPLACE
+Null control, in which nothing must be lost: --noise 0
+Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the weights, at equal compute: --variants True
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _images import REPORT, ImageConfig, cosine, draw, encode, fine_tune_and_score, other_ways, parts, stack
+from jax.tree_util import Partial
+from sklearn.metrics import roc_auc_score
+
+from metapt import data, hypergrad, meta, models, recipes, solvers, stages
+from metapt.io import arms, plots, stats
+from metapt.io.cost import Cost
+from metapt.io.experiment import Experiment, Outcome
+
+METHOD = recipes.example_weights.METHOD
+
+
+@dataclass(frozen=True)
+class Config(ImageConfig):
+    """Every field can be set on the command line."""
+
+    seeds: int = 5
+    """Independent splits, networks and wrong labels at each level of noise."""
+    noise: tuple[float, ...] = (0.2, 0.4, 0.6)
+    """Shares of the pre-training labels that are wrong: uniform over the other classes."""
+    pool: int = 1000
+    """Images to pre-train on."""
+    monitor: int = 90
+    """Labelled images for the curves."""
+    batch: int = 256
+    """Images in a pre-training batch."""
+    pretrain_lr: float = 3e-3
+    """Adam's learning rate in pre-training."""
+    rotation: float = 6.0
+    """Standard deviation of the random rotation in pre-training, in degrees."""
+    l2: float = 1e-3
+    """Penalty on the parameters in pre-training."""
+    teacher_decay: float = 0.98
+    """Of the averaged network, at every step of pre-training."""
+    critic: int = 64
+    """Width of the weighing network."""
+    meta_lr: float = 1e-2
+    """Adam's learning rate for the weighing network at first; along a cosine it comes to 0."""
+    meta_share: float = 0.3
+    """Share of the learning steps after which it is 0."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.noise or max(self.noise) >= 0.9:
+            raise ValueError(f"noise={self.noise} must name levels from 0 to below 0.9 (where labels say nothing)")
+        if self.teacher_decay >= 1 or self.meta_share > 1:
+            raise ValueError(
+                f"teacher_decay={self.teacher_decay} must be below 1, meta_share={self.meta_share} at most 1"
+            )
+
+    def least(self) -> dict[str, float]:
+        return super().least() | {"noise": 0.0, "rotation": 0.0, "l2": 0.0}
+
+
+def experiment(config: Config) -> Experiment:
+    """The arms of the comparison."""
+    encoder = encode(config)
+    head = models.linear(config.features, 10)
+    model = models.with_head(encoder, head)
+    learned = meta.relative_example_weights(models.label_critic(model, config.pixels, classes=10, hidden=config.critic))
+    rotation = data.random_rotation(config.rotation)
+
+    def compose(meta_lr, rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)), **how):
+        return recipes.example_weights.example_weights(
+            model,
+            head,
+            learned,
+            view=lambda context, x, key: rotation(0.0, x, key),
+            l2=config.l2,
+            teacher_decay=config.teacher_decay,
+            pretrain_optimizer=optax.adam(config.pretrain_lr, eps_root=1e-12),
+            finetune_optimizer=optax.sgd(config.finetune_lr),
+            meta_optimizer=optax.adam(meta_lr),
+            rule=rule,
+            **how,
+        )
+
+    steps = config.outer_steps - config.warm_up
+    pieces = compose(cosine(config.meta_lr, steps, config.meta_share))
+
+    def first(key):
+        params = model.init(key)
+        return stages.start(pieces.pretrain, params, extra=params)
+
+    def start(pieces):
+        init = lambda key: stages.start(pieces.finetune, model.init(key))
+        return lambda key, arrays: pieces.algorithm.init(learned.init(key), first(key), init(key))
+
+    def fixed(name, weigh, steps=config.outer_steps):
+        finish = lambda weigh, pretrain: {"encoder": pretrain.extra}
+        context = lambda key, arrays, exports: weigh(exports)
+        return arms.pretraining(name, pieces.pretrain_fit, steps, config.pretrain_steps, context, first, finish)
+
+    def export(state):
+        return {"encoder": state.pretrain.extra, "phi": state.phi, "teacher": state.pretrain.extra}
+
+    # What each arm's weights are, as functions of (batch, teacher): a batch is (image, label, whether the label is right).
+    equal = Partial(lambda batch, teacher: jnp.ones(len(batch[1])))
+    oracle = Partial(lambda batch, teacher: batch[2] * len(batch[1]) / jnp.maximum(batch[2].sum(), 1.0))
+    last = Partial(lambda phi, teacher, batch, _: learned.constrain(phi)(batch, teacher))
+    cost = Cost(config.pretrain_steps, config.finetune_steps)
+    prices = cost.forward, cost.implicit(config.neumann_terms)
+    compared = (
+        fixed("none", lambda exports: equal, steps=0),
+        fixed("equal", lambda exports: equal),
+        arms.learning("meta", pieces.algorithm, config.warm_up, steps, prices, start(pieces), export),
+        fixed("replay", lambda exports: Partial(last, exports["meta"]["phi"], exports["meta"]["teacher"])),
+        fixed("oracle", lambda exports: oracle),
+    )
+    if config.variants:
+        longer = sum(phase.steps * phase.cost for phase in compared[2].phases) // config.pretrain_steps
+        compared += (fixed("equal_longer", lambda exports: equal, longer),)
+        compared += other_ways(config, compose, start, export, config.meta_lr, box=None)
+    arrays, test = _arrays(config)
+    judge = fine_tune_and_score(config, model)
+    return Experiment(
+        metric="test accuracy after fine-tuning",
+        higher_is_better=True,
+        data=arrays,
+        test=test,
+        draw=functools.partial(draw, config),
+        arms=compared,
+        monitor=lambda params, arrays, key: judge(params, arrays, arrays["monitor"], key),
+        evaluate=judge,
+        baseline="equal",
+        summarize=lambda outcome: _figures(config, compared, learned, arrays["pool"], outcome),
+        plots=lambda outcome: _plots(config, learned, arrays["pool"], outcome),
+    )
+
+
+def _arrays(config: Config):
+    """Splits by seed, the same at every level of noise; runs are ordered by level, then by seed. Test apart."""
+    runs, tests = [], []
+    for level in config.noise:
+        for seed in range(config.seeds):
+            rng = np.random.default_rng([config.seed, seed])
+            arrays, test = parts(config, rng, config.pool, config.monitor)
+            pool = arrays["pool"]
+            wrong = rng.random(config.pool) < level
+            y = np.where(wrong, (pool.y + rng.integers(1, 10, config.pool)) % 10, pool.y).astype(np.int32)
+            runs.append({**arrays, "pool": (pool.x, y, (~wrong).astype(np.float32))})
+            tests.append(test)
+    return stack(runs), stack(tests)
+
+
+def weigh_pool(learned, pool, export) -> np.ndarray:
+    """The learned weight of every pre-training example, `[runs, N]`; over a run their mean is 1."""
+    weigh = jax.jit(jax.vmap(lambda phi, teacher, batch: learned.constrain(phi)(batch, teacher)))
+    return np.asarray(weigh(export["phi"], export["teacher"], pool), float)
+
+
+def _figures(config: Config, compared, learned, pool, outcome: Outcome) -> dict[str, Any]:
+    """`weight_ratio`: mean weight of right over mean weight of wrong labels; `weight_auc`: the weight tells right from wrong."""
+    right = np.asarray(pool[2]) > 0.5
+
+    def separation(name):
+        weights = weigh_pool(learned, pool, outcome.exports[name])
+        pairs = zip(weights, right, strict=True)
+        figures = [(w[r].mean() / w[~r].mean(), roc_auc_score(r, w)) if not r.all() else (None, None) for w, r in pairs]
+        return [[row[i] if row[i] is None else float(row[i]) for row in figures] for i in (0, 1)]
+
+    ratio, auc = separation("meta")
+    by_level = {}
+    for i, level in enumerate(config.noise):
+        these = slice(i * config.seeds, (i + 1) * config.seeds)
+        against = {
+            name: stats.paired(outcome.scores[name][these], outcome.scores["equal"][these])
+            for name in ("meta", "replay", "oracle")
+        }
+        by_level[str(level)] = {name: float(score[these].mean()) for name, score in outcome.scores.items()} | {
+            f"{name}_minus_equal": row for name, row in against.items()
+        }
+    figures = {
+        "noise_level": [level for level in config.noise for _ in range(config.seeds)],
+        "weight_ratio": ratio,
+        "weight_auc": auc,
+        "by_noise_level": by_level,
+        "gradient_evaluations": arms.gradient_evaluations(compared),
+    }
+    if config.variants:
+        names = [name for name, export in outcome.exports.items() if "phi" in export]
+        figures["weight_auc_by_arm"] = {name: separation(name)[1] for name in names}
+    return figures
+
+
+def _plots(config: Config, learned, pool, outcome: Outcome):
+    weights, right = weigh_pool(learned, pool, outcome.exports["meta"]), np.asarray(pool[2]) > 0.5
+    return {
+        "weights": plots.example_weights(weights, right, np.repeat(config.noise, config.seeds)),
+        "learning_curves": plots.learning_curves(outcome.curves, "outer step", "accuracy on held-out images"),
+        "hypergradient": plots.reports(outcome.infos["meta"], REPORT),
+    }

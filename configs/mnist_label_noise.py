@@ -1,0 +1,41 @@
+"""Which labels are wrong? `digits_label_noise` on MNIST.
+
+    metapt run mnist_label_noise --data FOLDER
+
+FOLDER holds mnist.npz or the four original idx files; without it METAPT_DATA is read, then OpenML. All else: digits_label_noise.
+
+REPLACE-MINUTES
+"""
+
+from dataclasses import dataclass
+
+from _images import Mnist
+from digits_label_noise import METHOD, Config as Digits, experiment
+
+__all__ = ["METHOD", "Config", "experiment"]
+
+
+@dataclass(frozen=True)
+class Config(Mnist, Digits):
+    """Every field can be set on the command line."""
+
+    data: str = ""
+    """A folder or an .npz file with MNIST."""
+    train_labels: int = 200
+    """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
+    validation_labels: int = 800
+    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
+    pool: int = 6000
+    """Images to pre-train on."""
+    monitor: int = 500
+    """Labelled images for the curves."""
+    warm_up: int = 40
+    """Outer steps at equal weights before learning begins."""
+    pretrain_lr: float = 2e-3
+    """Adam's learning rate in pre-training."""
+    l2: float = 1e-4
+    """Penalty on the parameters in pre-training."""
+    rotation: float = 10.0
+    """Standard deviation of the random rotation in pre-training, in degrees."""
+    critic: int = 32
+    """Width of the weighing network."""

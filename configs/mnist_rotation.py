@@ -1,0 +1,33 @@
+"""By how much are the fine-tuning images turned? `digits_rotation` on MNIST.
+
+    metapt run mnist_rotation --data FOLDER
+
+FOLDER holds mnist.npz or the four original idx files; without it METAPT_DATA is read, then OpenML. All else: digits_rotation.
+
+REPLACE-MINUTES
+"""
+
+from dataclasses import dataclass
+
+from _images import Mnist
+from digits_rotation import METHOD, Config as Digits, experiment
+
+__all__ = ["METHOD", "Config", "experiment"]
+
+
+@dataclass(frozen=True)
+class Config(Mnist, Digits):
+    """Every field can be set on the command line."""
+
+    data: str = ""
+    """A folder or an .npz file with MNIST."""
+    train_labels: int = 200
+    """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
+    validation_labels: int = 800
+    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
+    pool: int = 6000
+    """Images to pre-train on."""
+    outer_steps: int = 300
+    """Outer steps, warm-up included."""
+    monitor: int = 500
+    """Labelled images for the curves."""

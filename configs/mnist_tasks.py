@@ -1,0 +1,36 @@
+"""Which of 420 pre-training tasks are worth learning? `digits_tasks` on MNIST: 20 tasks real, 400 noise.
+
+    metapt run mnist_tasks --data FOLDER
+
+FOLDER holds mnist.npz or the four original idx files; without it METAPT_DATA is read, then OpenML. All else: digits_tasks.
+
+REPLACE-MINUTES
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from digits_tasks import METHOD, Config as Digits, experiment
+
+from metapt.data import Labelled, mnist, split
+
+__all__ = ["METHOD", "Config", "experiment"]
+
+
+@dataclass(frozen=True)
+class Config(Digits):
+    """Every field can be set on the command line."""
+
+    data: str = ""
+    """A folder or an .npz file with MNIST."""
+    pool: int = 5000
+    """Images to pre-train on."""
+
+    @property
+    def pixels(self) -> int:
+        return 784
+
+    def parts(self, rng: np.random.Generator) -> dict[str, Labelled]:
+        train, test = mnist(self.data)
+        sizes = {"monitor": 500, "train": self.train_labels, "validation": self.validation_labels, "pool": self.pool}
+        return {"test": test} | {name: train.rows(rows) for name, rows in split(rng, len(train.y), sizes).items()}

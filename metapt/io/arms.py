@@ -1,0 +1,146 @@
+"""The kinds of arms that experiments share, and what they cost."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from metapt.algorithm import Algorithm, AlgorithmState
+from metapt.io.experiment import Arm, Draw, Phase
+from metapt.types import Fit, PyTree, StageState
+from metapt.updates import Suggest
+
+Export = dict[str, PyTree]
+Start = Callable[[Array, PyTree], AlgorithmState]  # (key, data) -> state; one key gives the same network in every arm
+Finish = Callable[[AlgorithmState], Export]
+
+
+def pretraining(
+    name: str,
+    fit: Fit,
+    steps: int,
+    cost: int,
+    context: Callable[[Array, PyTree, Mapping[str, Export]], PyTree],
+    start: Callable[[Array], StageState],
+    export: Callable[[PyTree, StageState], Export],
+) -> Arm:
+    """Plain pre-training at a fixed context: `context(key, data, exports of earlier arms)`."""
+
+    def step(state, batches, key):
+        context, pretrain = state
+        pretrain, info = fit(pretrain, context, batches.pretrain, key)
+        return (context, pretrain), {"pretrain": info}
+
+    init = lambda key, arrays, exports: (context(key, arrays, exports), start(key))
+    return Arm(name, init, (Phase(steps, step, cost),), lambda state: export(*state))
+
+
+def learning(
+    name: str,
+    algorithm: Algorithm,
+    warm_up: int,
+    steps: int,
+    costs: tuple[int, int],
+    start: Start,
+    export: Finish,
+    watch: Callable[[AlgorithmState], dict[str, Array]] = lambda state: {},
+) -> Arm:
+    """Algorithm 1, online: `warm_up` outer steps with phi at rest, `steps` in which it moves, `costs` of one of either.
+
+    The figures of `watch` are logged beside the algorithm's own.
+    """
+
+    def watched(step):
+        def run(state, batches, key):
+            state, info = step(state, batches, key)
+            return state, info._asdict() | watch(state)
+
+        return run
+
+    phases = (Phase(warm_up, watched(algorithm.warm_up), costs[0]), Phase(steps, watched(algorithm.step), costs[1]))
+    return Arm(name, lambda key, arrays, exports: start(key, arrays), phases, export)
+
+
+def restarting(
+    name: str,
+    algorithm: Algorithm,
+    moves: int,
+    steps: int,
+    costs: tuple[int, int],
+    draw: Draw,
+    start: Start,
+    export: Finish,
+) -> Arm:
+    """Each move of phi from a whole pre-training of its own, `draw` giving its batches; then `steps` afresh with the last phi.
+
+    With `unroll` as the rule of pre-training, the hypergradient is the exact one.
+    """
+
+    def move(state, batches, key):
+        current, fresh = state
+        current, info = algorithm.step(current, batches, key)
+        return (current._replace(pretrain=fresh.pretrain), fresh), info
+
+    def train(state, batches, key):
+        current, info = algorithm.warm_up(state[0], batches, key)
+        return (current, state[1]), info
+
+    init = lambda key, arrays, exports: (start(key, arrays),) * 2
+    phases = (Phase(moves, move, costs[0], draw), Phase(steps, train, costs[1]))
+    return Arm(name, init, phases, lambda state: export(state[0]))
+
+
+class _Search(NamedTuple):
+    current: AlgorithmState
+    fresh: AlgorithmState
+    loss: Array  # of the trial that is running, at its last outer step
+    tried: Array  # [trials, D]
+    losses: Array  # [trials]
+    done: Array
+
+
+def searching(
+    name: str,
+    algorithm: Algorithm,
+    suggest: Suggest,
+    trials: int,
+    trial_steps: int,
+    steps: int,
+    cost: int,
+    start: Start,
+    export: Finish,
+) -> Arm:
+    """`trials` pre-trainings of `trial_steps` outer steps each, judged by the validation loss after fine-tuning; then `steps`
+    afresh with the best phi (a scalar or a vector).
+    """
+
+    def init(key, arrays, exports):
+        state = start(key, arrays)
+        tried, losses = jnp.zeros((trials, jnp.size(state.phi))), jnp.full(trials, jnp.inf)
+        search = _Search(state, state, jnp.array(jnp.inf), tried, losses, jnp.array(0))
+        return go_on(search, suggest(key, tried, losses, search.done))
+
+    def go_on(search: _Search, point: Array) -> _Search:
+        phi = point.reshape(jnp.shape(search.fresh.phi))
+        return search._replace(current=search.fresh._replace(phi=phi), tried=search.tried.at[search.done].set(point))
+
+    def train(search, batches, key):
+        current, info = algorithm.warm_up(search.current, batches, key)
+        return search._replace(current=current, loss=info.validation_loss), info
+
+    def judge(search, batches, key):
+        losses = search.losses.at[search.done].set(search.loss)
+        search = search._replace(losses=losses, done=search.done + 1)
+        best = search.tried[jnp.nanargmin(losses)]
+        point = jnp.where(search.done < trials, suggest(key, search.tried, losses, search.done), best)
+        return go_on(search, point), {}
+
+    trial = (Phase(trial_steps, train, cost), Phase(1, judge))
+    phases = trial * trials + (Phase(steps, train, cost),)
+    return Arm(name, init, phases, lambda search: export(search.current))
+
+
+def gradient_evaluations(arms: tuple[Arm, ...]) -> dict[str, int]:
+    """What every arm costs in all, by the rules of `io.cost`."""
+    return {arm.name: sum(phase.steps * phase.cost for phase in arm.phases) for arm in arms}

@@ -1,0 +1,81 @@
+"""Objectives around an objective: on a view of the batch, with a penalty, with an averaged teacher."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.tree_util import Partial
+
+from metapt.types import Objective
+
+
+def on_view(objective: Objective, view: Any) -> Objective:
+    """`objective` on `(view(context, x, key), *rest)` for a batch `(x, *rest)`: an augmentation that the context may steer.
+
+    Args:
+        view: `(context, x [B, ...], key) -> x [B, ...]`, from `data.views` or your own.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> inner = lambda params, context, extra, batch, key: (jnp.sum(params * batch[0]), extra)
+        >>> doubled = on_view(inner, lambda context, x, key: context * x)
+        >>> float(doubled(3.0, 2.0, None, (jnp.ones(4),), jax.random.key(0))[0])
+        24.0
+    """
+
+    def wrapped(params, context, extra, batch, key):
+        view_key, objective_key = jax.random.split(key)
+        x, *rest = batch
+        return objective(params, context, extra, (view(context, x, view_key), *rest), objective_key)
+
+    return wrapped
+
+
+def with_l2(objective: Objective, strength: float) -> Objective:
+    """`objective + strength * |params|^2`. Unlike decay in the optimizer, the Hessian of an implicit rule sees it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> zero = lambda params, context, extra, batch, key: (0.0, extra)
+        >>> float(with_l2(zero, 0.5)(jnp.array([3.0, 4.0]), None, None, None, None)[0])
+        12.5
+    """
+    if strength < 0:
+        raise ValueError(f"with_l2: strength={strength} must be at least 0")
+
+    def wrapped(params, context, extra, batch, key):
+        loss, extra = objective(params, context, extra, batch, key)
+        return loss + strength * optax.tree.norm(params, squared=True), extra
+
+    return wrapped
+
+
+def with_teacher(objective: Objective, decay: float) -> Objective:
+    """`extra` is an exponential moving average of the parameters, and a context (a function) sees it: `context(batch, extra)`.
+
+    Start the stage with `extra=params`. The average forgets what single batches teach, so it is slow to memorise wrong labels.
+
+    Args:
+        decay: share of the old average that stays, at every step.
+
+    Source: Tarvainen and Valpola 2017, "Mean teachers are better role models", section 2.
+
+    Example:
+        >>> weigh = lambda batch, teacher: batch * teacher
+        >>> inner = lambda params, context, extra, batch, key: (params * context(batch), extra)
+        >>> loss, teacher = with_teacher(inner, 0.9)(2.0, weigh, 1.0, 5.0, None)
+        >>> loss, round(float(teacher), 4)
+        (10.0, 1.1)
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"with_teacher: decay={decay} must be at least 0 and below 1")
+
+    def wrapped(params, context, extra, batch, key):
+        loss, _ = objective(params, Partial(_with_teacher, context, extra), None, batch, key)
+        return loss, optax.incremental_update(params, extra, 1.0 - decay)
+
+    return wrapped
+
+
+def _with_teacher(context, teacher, batch):
+    return context(batch, teacher)
