@@ -81,9 +81,7 @@ class ImageConfig:
 
 
 class Mnist:
-    """For a config on MNIST: mix it in before the config on the digits."""
-
-    data: str
+    """For a config on MNIST, with a field `data`: mix it in before the config on the digits."""
 
     def images(self, rng: np.random.Generator) -> data.TrainTest:
         return jax.tree.map(lambda a: a + 0.5 if a.ndim == 3 else a, data.mnist(self.data))

@@ -8,9 +8,10 @@ pre-trained network makes of them. Arms: no pre-training (`none`), equal weights
 proceeds (`meta`), pre-training afresh with the weights that `meta` ended with (`replay`), wrong labels left out (`oracle`).
 Curves come from further labelled images; the test images are read once, at the end.
 
-REPLACE-MINUTES Expected: REPLACE
+About five minutes on two CPU cores. Expected: weight_auc 0.991 to 0.999 in every run, mean weight_ratio 218, 119 and 80 at the
+three levels, `meta` 0.011 above `equal`.
 Null control, in which nothing must be lost: --noise 0
-Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the weights, at equal compute: --variants True
+Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the weights, at equal compute: --variants
 """
 
 import functools
@@ -178,9 +179,13 @@ def _figures(config: Config, compared, learned, pool, outcome: Outcome) -> dict[
 
     def separation(name):
         weights = weigh_pool(learned, pool, outcome.exports[name])
-        pairs = zip(weights, right, strict=True)
-        figures = [(w[r].mean() / w[~r].mean(), roc_auc_score(r, w)) if not r.all() else (None, None) for w, r in pairs]
-        return [[row[i] if row[i] is None else float(row[i]) for row in figures] for i in (0, 1)]
+        ratios: list[float | None] = []
+        areas: list[float | None] = []
+        for w, r in zip(weights, right, strict=True):
+            noisy = not r.all()
+            ratios.append(float(w[r].mean() / w[~r].mean()) if noisy else None)
+            areas.append(float(roc_auc_score(r, w)) if noisy else None)
+        return ratios, areas
 
     ratio, auc = separation("meta")
     by_level = {}

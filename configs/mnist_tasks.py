@@ -4,7 +4,7 @@
 
 FOLDER holds mnist.npz or the four original idx files; without it METAPT_DATA is read, then OpenML. All else: digits_tasks.
 
-REPLACE-MINUTES
+Not run at full length yet: the settings are those of digits_tasks.
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ def print_result(result: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table)
     for name, value in result["meta"].items():
-        console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
+        console.print(f"{name}: {_figure(value)}", highlight=False)
     if result["skipped_updates"]:
         console.print(
             f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False
@@ -40,6 +40,18 @@ def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
         cells = (result["arms"].get(arm) for result in results.values())
         table.add_row(arm, *(f"{_number(c['mean'])} ± {_number(c['stderr'])}" if c else "-" for c in cells))
     Console().print(table)
+
+
+def _figure(value: Any) -> str:
+    """Four digits, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        inner = (
+            (name, f"({_figure(part)})" if isinstance(part, Mapping) else _figure(part)) for name, part in value.items()
+        )
+        return ", ".join(f"{name} {part}" for name, part in inner)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_figure, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

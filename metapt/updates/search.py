@@ -39,7 +39,7 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
         import optuna
     except ImportError as error:
         raise ValueError("tpe: needs Optuna, which is not installed: pip install 'metapt[search]'") from error
-    space = {
+    space: dict[str, optuna.distributions.BaseDistribution] = {
         f"x{i}": optuna.distributions.FloatDistribution(a, b) for i, (a, b) in enumerate(zip(low_, high_, strict=True))
     }
 
@@ -47,7 +47,9 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(seed)))
         for point, loss in zip(tried[: int(done)], losses[: int(done)], strict=True):
-            params = {name: float(np.clip(x, *_ends(space[name]))) for name, x in zip(space, point, strict=True)}
+            params = {
+                name: float(np.clip(x, *bounds)) for name, x, *bounds in zip(space, point, low_, high_, strict=True)
+            }
             if np.isfinite(loss):
                 study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=float(loss)))
         trial = study.ask(space)
@@ -59,10 +61,6 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
         return jax.pure_callback(ask, shape, seed, tried, losses, done, vmap_method="sequential")
 
     return suggest
-
-
-def _ends(distribution) -> tuple[float, float]:
-    return distribution.low, distribution.high
 
 
 def _box(name: str, low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
