@@ -83,7 +83,8 @@ def relative_example_weights(network: Model) -> Meta:
 
     Example:
         >>> network = Model(init=lambda key: jnp.zeros(()), apply=lambda params, x: params * x)
-        >>> relative_example_weights(network).constrain(1.0)(jnp.array([0.0, 100.0])).round(4).tolist()
+        >>> weights = relative_example_weights(network).constrain(1.0)(jnp.array([0.0, 100.0]))
+        >>> [round(float(weight), 4) for weight in weights]
         [0.6667, 1.3333]
     """
 

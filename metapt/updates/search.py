@@ -53,12 +53,14 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
             if np.isfinite(loss):
                 study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=float(loss)))
         trial = study.ask(space)
-        return np.array([trial.params[name] for name in space], tried.dtype)
+        return np.array([trial.params[name] for name in space])
 
     def suggest(key: Array, tried: Array, losses: Array, done: Array) -> Array:
         shape = jax.ShapeDtypeStruct(tried.shape[1:], tried.dtype)
         seed = jax.random.randint(key, (), 0, jnp.iinfo(jnp.int32).max)
-        return jax.pure_callback(ask, shape, seed, tried, losses, done, vmap_method="sequential")
+        # The thread that calls back knows nothing of a float64 that was switched on for a while here.
+        cast = lambda *history: ask(*history).astype(shape.dtype)
+        return jax.pure_callback(cast, shape, seed, tried, losses, done, vmap_method="sequential")
 
     return suggest
 
