@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from metapt import data, hypergrad, models, objectives, solvers, stages, updates
+from metapt.data import TrainTest
 from metapt.io import arms
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
@@ -68,12 +69,12 @@ class ImageConfig:
     def least(self) -> dict[str, float]:
         return {"seed": 0, "warm_up": 0, "neumann_terms": 0, "outer_steps": self.warm_up + 1, "final_steps": 0}
 
-    def images(self, rng: np.random.Generator) -> data.TrainTest:
+    def images(self, rng: np.random.Generator) -> TrainTest:
         """Images `[N, H, W]` in [0, 1], background 0."""
         x, y = data.digits()
         x, order = np.asarray(x).reshape(-1, 8, 8) + 0.5, rng.permutation(len(y))
         train, test = order[:-400], order[-400:]
-        return data.TrainTest(data.Labelled(x[train], y[train]), data.Labelled(x[test], y[test]))
+        return TrainTest(data.Labelled(x[train], y[train]), data.Labelled(x[test], y[test]))
 
     @property
     def pixels(self) -> int:
@@ -81,9 +82,11 @@ class ImageConfig:
 
 
 class Mnist:
-    """For a config on MNIST, with a field `data`: mix it in before the config on the digits."""
+    """For a config on MNIST: mix it in before the config on the digits."""
 
-    def images(self, rng: np.random.Generator) -> data.TrainTest:
+    data: str
+
+    def images(self, rng: np.random.Generator) -> TrainTest:
         return jax.tree.map(lambda a: a + 0.5 if a.ndim == 3 else a, data.mnist(self.data))
 
     @property
