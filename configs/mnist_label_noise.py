@@ -4,7 +4,7 @@
 
 FOLDER holds mnist.npz or the four original idx files; without it METAPT_DATA is read, then OpenML. All else: digits_label_noise.
 
-About twenty minutes on two CPU cores.
+More than twenty minutes on one CPU core, not run to its end there: no expected figures yet. A GPU is the place for it.
 """
 
 from dataclasses import dataclass
