@@ -53,14 +53,14 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
             if np.isfinite(loss):
                 study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=float(loss)))
         trial = study.ask(space)
-        return np.array([trial.params[name] for name in space])
+        return np.array([trial.params[name] for name in space], np.float32)
 
     def suggest(key: Array, tried: Array, losses: Array, done: Array) -> Array:
-        shape = jax.ShapeDtypeStruct(tried.shape[1:], tried.dtype)
+        # The thread that calls back knows nothing of a float64 that was switched on for a while here: float32 both ways.
+        history = tried.astype(jnp.float32), losses.astype(jnp.float32), done
         seed = jax.random.randint(key, (), 0, jnp.iinfo(jnp.int32).max)
-        # The thread that calls back knows nothing of a float64 that was switched on for a while here.
-        cast = lambda *history: ask(*history).astype(shape.dtype)
-        return jax.pure_callback(cast, shape, seed, tried, losses, done, vmap_method="sequential")
+        shape = jax.ShapeDtypeStruct(tried.shape[1:], jnp.float32)
+        return jax.pure_callback(ask, shape, seed, *history, vmap_method="sequential").astype(tried.dtype)
 
     return suggest
 
