@@ -23,7 +23,7 @@ import optax
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from metapt import algorithm, data, meta, models, recipes, solvers, stages
+from metapt import algorithm, data, meta, models, recipes, solvers
 from metapt.types import Batches, Solve
 
 SEEDS, REAL, NOISE = 4, 10, 100
@@ -77,12 +77,8 @@ def learned_weights(method: recipes.Pieces, P: int, K: int, meta_lr, examples: B
         train = jax.tree.map(lambda a: jnp.broadcast_to(a, (K, *a.shape)), examples.finetune)
         return Batches(data.draw(key, examples.pretrain, P, BATCH), train, examples.validation)
 
-    model_key, head_key, run_key = jax.random.split(key, 3)
-    state = method.algorithm.init(
-        LEARNED.init(key),
-        stages.start(method.pretrain, method.pretrain_model.init(model_key)),
-        stages.start(method.finetune, method.head.init(head_key)),
-    )
+    model_key, run_key = jax.random.split(key)
+    state = method.start(model_key, LEARNED.init(key))
     state.update.hyperparams["learning_rate"] = meta_lr
     warm, total = WARM_UP // P, PRETRAIN_STEPS // P
     state, _ = algorithm.run(method.algorithm.warm_up, draw, state, run_key, jnp.arange(warm))

@@ -14,7 +14,6 @@ Null control, in which nothing must be lost: --noise 0
 Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the weights, at equal compute: --variants
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _images import REPORT, ImageConfig, cosine, draw, encode, fine_tune_and_score, other_ways, parts, stack
+from _common import REPORT, comparison, fine_tune_and_score, schedule, stack
+from _images import ImageConfig, encode, implicit, other_ways, parts
 from jax.tree_util import Partial
 from sklearn.metrics import roc_auc_score
 
-from metapt import data, hypergrad, meta, models, recipes, solvers, stages
+from metapt import data, meta, models, recipes
 from metapt.io import arms, plots, stats
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
@@ -78,16 +78,13 @@ class Config(ImageConfig):
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
-    encoder = encode(config)
-    head = models.linear(config.features, 10)
-    model = models.with_head(encoder, head)
+    model = models.with_head(encode(config), models.linear(config.features, 10))
     learned = meta.relative_example_weights(models.label_critic(model, config.pixels, classes=10, hidden=config.critic))
     rotation = data.random_rotation(config.rotation)
 
-    def compose(meta_lr, rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)), **how):
+    def compose(meta_lr, rule=implicit(config), **how):
         return recipes.example_weights.example_weights(
             model,
-            head,
             learned,
             view=lambda context, x, key: rotation(0.0, x, key),
             l2=config.l2,
@@ -99,24 +96,19 @@ def experiment(config: Config) -> Experiment:
             **how,
         )
 
-    steps = config.outer_steps - config.warm_up
-    pieces = compose(cosine(config.meta_lr, steps, config.meta_share))
-
-    def first(key):
-        params = model.init(key)
-        return stages.start(pieces.pretrain, params, extra=params)
+    steps = schedule(config, config.meta_share)
+    pieces = compose(optax.cosine_decay_schedule(config.meta_lr, steps[1]))
 
     def start(pieces):
-        init = lambda key: stages.start(pieces.finetune, model.init(key))
-        return lambda key, arrays: pieces.algorithm.init(learned.init(key), first(key), init(key))
+        return lambda key, arrays: pieces.start(key, learned.init(key))
 
     def fixed(name, weigh, steps=config.outer_steps):
         finish = lambda weigh, pretrain: {"encoder": pretrain.extra}
         context = lambda key, arrays, exports: weigh(exports)
+        first = pieces.start_pretrain
         return arms.pretraining(name, pieces.pretrain_fit, steps, config.pretrain_steps, context, first, finish)
 
-    def export(state):
-        return {"encoder": state.pretrain.extra, "phi": state.phi, "teacher": state.pretrain.extra}
+    export = lambda state: {"encoder": state.pretrain.extra, "phi": state.phi}
 
     # What each arm's weights are, as functions of (batch, teacher): a batch is (image, label, whether the label is right).
     equal = Partial(lambda batch, teacher: jnp.ones(len(batch[1])))
@@ -127,25 +119,21 @@ def experiment(config: Config) -> Experiment:
     compared = (
         fixed("none", lambda exports: equal, steps=0),
         fixed("equal", lambda exports: equal),
-        arms.learning("meta", pieces.algorithm, config.warm_up, steps, prices, start(pieces), export),
-        fixed("replay", lambda exports: Partial(last, exports["meta"]["phi"], exports["meta"]["teacher"])),
+        arms.learning("meta", pieces.algorithm, steps, prices, start(pieces), export),
+        fixed("replay", lambda exports: Partial(last, exports["meta"]["phi"], exports["meta"]["encoder"])),
         fixed("oracle", lambda exports: oracle),
     )
     if config.variants:
-        longer = sum(phase.steps * phase.cost for phase in compared[2].phases) // config.pretrain_steps
-        compared += (fixed("equal_longer", lambda exports: equal, longer),)
-        compared += other_ways(config, compose, start, export, config.meta_lr, box=None)
+        budget = arms.gradient_evaluations(compared)["meta"]
+        compared += (fixed("equal_longer", lambda exports: equal, budget // config.pretrain_steps),)
+        compared += other_ways(config, budget, compose, start, export, config.meta_lr, box=None)
     arrays, test = _arrays(config)
     judge = fine_tune_and_score(config, model)
-    return Experiment(
-        metric="test accuracy after fine-tuning",
-        higher_is_better=True,
-        data=arrays,
-        test=test,
-        draw=functools.partial(draw, config),
-        arms=compared,
-        monitor=lambda params, arrays, key: judge(params, arrays, arrays["monitor"], key),
-        evaluate=judge,
+    return comparison(
+        config,
+        (arrays, test),
+        compared,
+        lambda params, arrays, examples, key: judge(params, arrays["labelled"], examples, key),
         baseline="equal",
         summarize=lambda outcome: _figures(config, compared, learned, arrays["pool"], outcome),
         plots=lambda outcome: _plots(config, learned, arrays["pool"], outcome),
@@ -170,7 +158,7 @@ def _arrays(config: Config):
 def weigh_pool(learned, pool, export) -> np.ndarray:
     """The learned weight of every pre-training example, `[runs, N]`; over a run their mean is 1."""
     weigh = jax.jit(jax.vmap(lambda phi, teacher, batch: learned.constrain(phi)(batch, teacher)))
-    return np.asarray(weigh(export["phi"], export["teacher"], pool), float)
+    return np.asarray(weigh(export["phi"], export["encoder"], pool), float)
 
 
 def _figures(config: Config, compared, learned, pool, outcome: Outcome) -> dict[str, Any]:

@@ -13,7 +13,6 @@ All the way round, where some starts end upside down (0, 1 and 8 look the same, 
 Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the angle, at equal compute: --variants
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _images import REPORT, ImageConfig, cosine, draw, encode, fine_tune_and_score, other_ways, parts, stack
+from _common import REPORT, comparison, fine_tune_and_score, schedule, stack
+from _images import ImageConfig, encode, implicit, other_ways, parts
 
-from metapt import data, hypergrad, recipes, solvers, stages
+from metapt import data, recipes
 from metapt.io import arms, plots
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
@@ -64,7 +64,7 @@ def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
     encoder = encode(config)
 
-    def compose(meta_lr, rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)), **how):
+    def compose(meta_lr, rule=implicit(config), **how):
         return recipes.augmentation.augmentation(
             encoder,
             config.features,
@@ -78,21 +78,16 @@ def experiment(config: Config) -> Experiment:
             **how,
         )
 
-    steps = config.outer_steps - config.warm_up
-    pieces = compose(cosine(config.meta_lr, steps))
+    steps = schedule(config)
+    pieces = compose(optax.cosine_decay_schedule(config.meta_lr, steps[1]))
 
     def start(pieces):
-        def init(key, arrays):
-            params = pieces.pretrain_model.init(key)
-            states = stages.start(pieces.pretrain, params), stages.start(pieces.finetune, params)
-            return pieces.algorithm.init(arrays["start"], *states)
-
-        return init
+        return lambda key, arrays: pieces.start(key, arrays["start"])
 
     def fixed(name, angle, steps=config.outer_steps):
         context = lambda key, arrays, exports: jnp.asarray(angle(arrays, exports), jnp.float32)
-        first = lambda key: stages.start(pieces.pretrain, pieces.pretrain_model.init(key))
         finish = lambda angle, pretrain: {"encoder": pretrain.params, "angle": angle}
+        first = pieces.start_pretrain
         return arms.pretraining(name, pieces.pretrain_fit, steps, config.pretrain_steps, context, first, finish)
 
     export = lambda state: {"encoder": state.pretrain.params, "angle": state.phi}
@@ -105,7 +100,6 @@ def experiment(config: Config) -> Experiment:
         arms.learning(
             "meta",
             pieces.algorithm,
-            config.warm_up,
             steps,
             prices,
             start(pieces),
@@ -116,21 +110,16 @@ def experiment(config: Config) -> Experiment:
         fixed("oracle", lambda arrays, exports: config.target),
     )
     if config.variants:
-        longer = sum(phase.steps * phase.cost for phase in compared[3].phases) // config.pretrain_steps
-        compared += (fixed("unrotated_longer", lambda arrays, exports: 0.0, longer),)
+        budget = arms.gradient_evaluations(compared)["meta"]
+        compared += (fixed("unrotated_longer", lambda arrays, exports: 0.0, budget // config.pretrain_steps),)
         box = config.first, config.first + config.spread
-        compared += other_ways(config, compose, start, export, config.meta_lr, box if config.spread else None)
-    arrays, test = _arrays(config)
+        compared += other_ways(config, budget, compose, start, export, config.meta_lr, box if config.spread else None)
     judge = fine_tune_and_score(config, pieces.finetune_model)
-    return Experiment(
-        metric="test accuracy after fine-tuning",
-        higher_is_better=True,
-        data=arrays,
-        test=test,
-        draw=functools.partial(draw, config),
-        arms=compared,
-        monitor=lambda params, arrays, key: judge(params, arrays, arrays["monitor"], key),
-        evaluate=judge,
+    return comparison(
+        config,
+        _arrays(config),
+        compared,
+        lambda params, arrays, examples, key: judge(params, arrays["labelled"], examples, key),
         baseline="unrotated",
         summarize=lambda outcome: _figures(config, compared, outcome),
         plots=lambda outcome: _plots(config, outcome),

@@ -20,26 +20,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _common import REPORT, Settings, comparison, fine_tune_and_score, schedule, stack
 from sklearn.metrics import roc_auc_score
 
-from metapt import data, meta, models, objectives, recipes, solvers, stages
+from metapt import data, meta, models, recipes, solvers
 from metapt.io import arms, plots
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
-from metapt.types import Batches, Model, Stage
 
 METHOD = recipes.task_weights.METHOD
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Every field can be set on the command line."""
 
     seeds: int = 8
     """Independent runs, mapped over in parallel: splits, tasks, initial parameters and batches all differ."""
-    seed: int = 0
-    """Of everything random."""
     real_tasks: int = 20
     """Tasks that split the ten classes into two halves."""
     noise_tasks: int = 400
@@ -52,16 +50,8 @@ class Config:
     """Width of the encoder's hidden layer."""
     features: int = 16
     """Width of the encoder's output."""
-    outer_steps: int = 200
-    """Outer steps, warm-up included."""
-    warm_up: int = 20
-    """Outer steps at equal weights before learning begins."""
-    pretrain_steps: int = 5
-    """P, pre-training steps of an outer step."""
     finetune_steps: int = 5
     """K, fine-tuning steps of an outer step."""
-    batch: int = 128
-    """Images in a pre-training batch."""
     neumann_terms: int = 10
     """Terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 2e-3
@@ -97,7 +87,7 @@ def experiment(config: Config) -> Experiment:
     tasks = config.real_tasks + config.noise_tasks
     encoder = models.mlp(config.pixels, (config.hidden, config.features))
     learned = meta.softmax_weights(tasks)
-    decay = optax.cosine_decay_schedule(config.meta_lr, max(1, (config.outer_steps - config.warm_up) // 2))
+    steps = schedule(config, share=0.5)
     method = recipes.task_weights.task_weights(
         encoder=encoder,
         features=config.features,
@@ -106,23 +96,17 @@ def experiment(config: Config) -> Experiment:
         meta=learned,
         pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
-        meta_optimizer=optax.adam(decay, eps=config.meta_eps),
+        meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1]), eps=config.meta_eps),
         solve=solvers.neumann(config.neumann_terms),
     )
-
-    def init_pretrain(key):
-        return stages.start(method.pretrain, method.pretrain_model.init(key))
-
-    def init_meta(key, arrays):
-        finetune = stages.start(method.finetune, method.head.init(key))
-        return method.algorithm.init(learned.init(key), init_pretrain(key), finetune)
 
     cost = Cost(config.pretrain_steps, config.finetune_steps)
 
     def fixed(name, weigh, steps=config.outer_steps):
         export = lambda weights, pretrain: {"encoder": pretrain.params["encoder"], "weights": weights}
         context = lambda key, arrays, exports: weigh(key, exports)
-        return arms.pretraining(name, method.pretrain_fit, steps, config.pretrain_steps, context, init_pretrain, export)
+        first = method.start_pretrain
+        return arms.pretraining(name, method.pretrain_fit, steps, config.pretrain_steps, context, first, export)
 
     def export_meta(state):
         return {"encoder": state.pretrain.params["encoder"], "weights": learned.constrain(state.phi)}
@@ -135,26 +119,26 @@ def experiment(config: Config) -> Experiment:
         arms.learning(
             "meta",
             method.algorithm,
-            config.warm_up,
-            config.outer_steps - config.warm_up,
+            steps,
             (cost.forward, cost.implicit(config.neumann_terms)),
-            init_meta,
+            lambda key, arrays: method.start(key, learned.init(key)),
             export_meta,
         ),
         fixed("replay", lambda key, exports: exports["meta"]["weights"]),
         fixed("oracle", lambda key, exports: oracle),
     )
-    arrays, test = _arrays(config)
-    judge = _fine_tune_and_score(config, method.finetune_model)
-    return Experiment(
-        metric="test accuracy after fine-tuning",
-        higher_is_better=True,
-        data=arrays,
-        test=test,
-        draw=lambda arrays, key: _draw(config, arrays, key),
-        arms=compared,
-        monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
-        evaluate=judge,
+    score = fine_tune_and_score(config, method.finetune_model)
+
+    def judge(encoder, arrays, examples, key):
+        params = {**method.finetune_model.init(key), "encoder": encoder}
+        labelled = jax.tree.map(lambda *parts: jnp.concatenate(parts), arrays["train"], arrays["validation"])
+        return score(params, labelled, examples, key)
+
+    return comparison(
+        config,
+        _arrays(config),
+        compared,
+        judge,
         baseline="equal",
         summarize=lambda outcome: _figures(config, outcome),
         plots=lambda outcome: _plots(config, outcome),
@@ -171,28 +155,7 @@ def _arrays(config: Config):
         tests.append(parts.pop("test"))
         task_labels = data.plant_tasks(rng, np.asarray(pool.y), config.real_tasks, config.noise_tasks)
         parts_by_seed.append({**parts, "pool": data.Labelled(pool.x, task_labels)})
-    return tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_seed) for by_seed in (parts_by_seed, tests))
-
-
-def _draw(config: Config, arrays, key) -> Batches:
-    """Random pre-training batches; fine-tuning and validation use all of their few labels at every step."""
-    train = jax.tree.map(lambda a: jnp.broadcast_to(a, (config.finetune_steps, *a.shape)), arrays["train"])
-    return Batches(data.draw(key, arrays["pool"], config.pretrain_steps, config.batch), train, arrays["validation"])
-
-
-def _fine_tune_and_score(config: Config, model: Model):
-    """(encoder, arrays, examples, key) -> accuracy on the examples, after full fine-tuning on all labels of meta-learning."""
-    stage = Stage(objectives.cross_entropy(objectives.whole(model)), optax.adam(config.final_lr))
-    train = stages.trainer(stage)
-
-    def judge(encoder, arrays, examples, key):
-        params = {**model.init(key), "encoder": encoder}
-        labels = jax.tree.map(lambda *parts: jnp.concatenate(parts), arrays["train"], arrays["validation"])
-        batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (config.final_steps, *a.shape)), labels)
-        tuned, _ = train(stages.start(stage, params), None, batches, stages.step_keys(key, batches))
-        return objectives.accuracy(model.apply(tuned.params, examples.x), examples.y)
-
-    return judge
+    return stack(parts_by_seed), stack(tests)
 
 
 def _figures(config: Config, outcome: Outcome) -> dict[str, Any]:
@@ -211,17 +174,10 @@ def _figures(config: Config, outcome: Outcome) -> dict[str, Any]:
 
 
 def _plots(config: Config, outcome: Outcome):
-    report = {
-        "validation_loss": "validation loss",
-        "hypergradient_norm": "norm of the\nhypergradient",
-        "report.residual": "solve: relative\nresidual",
-        "report.contraction": "solve: contraction\na term",
-        "report.negative_curvature": "solve: negative\ncurvature met",
-    }
     return {
         "weights": plots.weights(outcome.exports["meta"]["weights"], _is_real(config), "Learned weight of every task"),
         "learning_curves": plots.learning_curves(outcome.curves, "outer step", "accuracy on held-out images"),
-        "hypergradient": plots.reports(outcome.infos["meta"], report),
+        "hypergradient": plots.reports(outcome.infos["meta"], REPORT),
     }
 
 

@@ -19,16 +19,6 @@ __all__ = ["METHOD", "Config", "experiment"]
 class Config(Mnist, Digits):
     """Every field can be set on the command line."""
 
-    data: str = ""
-    """A folder or an .npz file with MNIST."""
-    train_labels: int = 200
-    """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
-    validation_labels: int = 800
-    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
-    pool: int = 6000
-    """Images to pre-train on."""
-    monitor: int = 500
-    """Labelled images for the curves."""
     warm_up: int = 40
     """Outer steps at equal weights before learning begins."""
     pretrain_lr: float = 2e-3

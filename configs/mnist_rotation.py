@@ -19,15 +19,5 @@ __all__ = ["METHOD", "Config", "experiment"]
 class Config(Mnist, Digits):
     """Every field can be set on the command line."""
 
-    data: str = ""
-    """A folder or an .npz file with MNIST."""
-    train_labels: int = 200
-    """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
-    validation_labels: int = 800
-    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
-    pool: int = 6000
-    """Images to pre-train on."""
     outer_steps: int = 300
     """Outer steps, warm-up included."""
-    monitor: int = 500
-    """Labelled images for the curves."""

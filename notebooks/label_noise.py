@@ -26,7 +26,7 @@ import optax
 from sklearn.metrics import roc_auc_score
 
 import metapt
-from metapt import data, hypergrad, meta, models, recipes, solvers, stages
+from metapt import data, hypergrad, meta, models, recipes, solvers
 
 # %% [markdown]
 # ## The data
@@ -52,14 +52,13 @@ pool = pool._replace(y=jnp.where(wrong, (pool.y + rng.integers(1, 10, 1000)) % 1
 
 # %%
 STEPS, WARM_UP = 100, 20  # outer steps, and how many of them leave the weights at rest
-mlp, head = models.mlp(64, (128, 64)), models.linear(64, 10)
+mlp = models.mlp(64, (128, 64))
 encoder = models.relu(metapt.Model(mlp.init, lambda params, x: mlp.apply(params, x - 0.5)))
-model = models.with_head(encoder, head)
+model = models.with_head(encoder, models.linear(64, 10))
 weighing = meta.relative_example_weights(models.label_critic(model, inputs=64, classes=10, hidden=64))
 rotation = data.random_rotation(6.0)
 pieces = recipes.example_weights.example_weights(
     model,
-    head,
     weighing,
     view=lambda context, x, key: rotation(0.0, x, key),
     l2=1e-3,
@@ -88,12 +87,7 @@ def draw(key):
 
 @jax.jit
 def learn(key):
-    params = model.init(key)
-    starts = (
-        stages.start(pieces.pretrain, params, extra=params),
-        stages.start(pieces.finetune, params),
-    )  # extra: the copy
-    state = pieces.algorithm.init(weighing.init(key), *starts)
+    state = pieces.start(key, weighing.init(key))
     state, _ = metapt.run(pieces.algorithm.warm_up, draw, state, key, jnp.arange(WARM_UP))
     return metapt.run(pieces.algorithm.step, draw, state, key, jnp.arange(WARM_UP, STEPS))
 

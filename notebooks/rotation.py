@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 import metapt
-from metapt import data, hypergrad, models, recipes, solvers, stages
+from metapt import data, hypergrad, models, recipes, solvers
 
 # %% [markdown]
 # ## The data
@@ -90,8 +90,7 @@ def step(state, batches, key):
 
 
 def learn(angle, key):
-    params = pieces.pretrain_model.init(key)
-    state = pieces.algorithm.init(angle, stages.start(pieces.pretrain, params), stages.start(pieces.finetune, params))
+    state = pieces.start(key, angle)
     state, _ = metapt.run(pieces.algorithm.warm_up, draw, state, key, jnp.arange(WARM_UP))
     return metapt.run(step, draw, state, key, jnp.arange(WARM_UP, STEPS))
 

@@ -184,12 +184,7 @@ def test_a_search_ends_with_the_best_of_its_trials(key):
     x, y = jax.random.normal(key, (8, 12, 4, 4)), jax.random.randint(key, (8, 12), 0, 3)
     batches = Batches((x, y), (x[:2], y[:2]), (x[7], y[7]))
 
-    def start(key, arrays):
-        params = pieces.pretrain_model.init(key)
-        return pieces.algorithm.init(
-            jnp.array(0.0), stages.start(pieces.pretrain, params), stages.start(pieces.finetune, params)
-        )
-
+    start = lambda key, arrays: pieces.start(key, jnp.array(0.0))
     made = arms.searching(
         "search",
         pieces.algorithm,

@@ -39,17 +39,17 @@ def pretraining(
 def learning(
     name: str,
     algorithm: Algorithm,
-    warm_up: int,
-    steps: int,
+    steps: tuple[int, int, int],
     costs: tuple[int, int],
     start: Start,
     export: Finish,
     watch: Callable[[AlgorithmState], dict[str, Array]] = lambda state: {},
 ) -> Arm:
-    """Algorithm 1, online: `warm_up` outer steps with phi at rest, `steps` in which it moves, `costs` of one of either.
+    """Algorithm 1, online: `steps` before phi moves, while it moves, and after; `costs` of one at rest, of one that moves phi.
 
     The figures of `watch` are logged beside the algorithm's own.
     """
+    before, moving, after = steps
 
     def watched(step):
         def run(state, batches, key):
@@ -58,7 +58,8 @@ def learning(
 
         return run
 
-    phases = (Phase(warm_up, watched(algorithm.warm_up), costs[0]), Phase(steps, watched(algorithm.step), costs[1]))
+    rest, move = watched(algorithm.warm_up), watched(algorithm.step)
+    phases = (Phase(before, rest, costs[0]), Phase(moving, move, costs[1]), Phase(after, rest, costs[0]))
     return Arm(name, lambda key, arrays, exports: start(key, arrays), phases, export)
 
 

@@ -1,15 +1,14 @@
 """Objectives around an objective: on a view of the batch, with a penalty, with an averaged teacher."""
 
-from typing import Any
-
 import jax
 import optax
 from jax.tree_util import Partial
 
+from metapt.data.views import View
 from metapt.types import Objective
 
 
-def on_view(objective: Objective, view: Any) -> Objective:
+def on_view(objective: Objective, view: View) -> Objective:
     """`objective` on `(view(context, x, key), *rest)` for a batch `(x, *rest)`: an augmentation that the context may steer.
 
     Args:

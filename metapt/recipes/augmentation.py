@@ -25,6 +25,5 @@ def augmentation(encoder: Model, features: int, classes: int, view: View, l2: fl
         l2: strength of the penalty in pre-training: curvature where the loss has none.
         how: optimizers, rule and the rest, as in `method.same_classes`.
     """
-    head = linear(features, classes)
-    model = with_head(encoder, head)
-    return same_classes(model, head, on_view(with_l2(cross_entropy(whole(model)), l2), view), **how)
+    model = with_head(encoder, linear(features, classes))
+    return same_classes(model, on_view(with_l2(cross_entropy(whole(model)), l2), view), **how)

@@ -16,13 +16,11 @@ METHOD = Method(
 )
 
 
-def example_weights(
-    model: Model, head: Model, meta: Meta, view: View, l2: float, teacher_decay: float, **how: Any
-) -> Pieces:
+def example_weights(model: Model, meta: Meta, view: View, l2: float, teacher_decay: float, **how: Any) -> Pieces:
     """Pre-trains on examples weighed by `meta`, which sees the batch and an averaged copy of the network; learns `meta`.
 
     Args:
-        model: `with_head(encoder, head)`; start the pre-training stage with `extra=params` (the teacher).
+        model: `with_head(encoder, head)`; the `extra` of pre-training is the averaged copy, the teacher.
         meta: `constrain(phi)(batch, teacher) -> [B]`, for example `relative_example_weights(label_critic(model, ...))`.
         view: an augmentation that nothing is learned of; it delays learning wrong labels by heart.
         l2: strength of the penalty in pre-training.
@@ -30,6 +28,5 @@ def example_weights(
         how: optimizers, rule and the rest, as in `method.same_classes`.
     """
     weighted = with_l2(weighted_cross_entropy(whole(model)), l2)
-    return same_classes(
-        model, head, with_teacher(on_view(weighted, view), teacher_decay), constrain=meta.constrain, **how
-    )
+    objective = with_teacher(on_view(weighted, view), teacher_decay)
+    return same_classes(model, objective, constrain=meta.constrain, extra=lambda params: params, **how)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
+from jax import Array
 
-from metapt.algorithm import Algorithm, meta_pretraining
+from metapt import stages
+from metapt.algorithm import Algorithm, AlgorithmState, meta_pretraining
 from metapt.hypergrad import implicit, unroll
 from metapt.objectives import cross_entropy, whole
 from metapt.solvers import neumann
-from metapt.stages import transfer_all
-from metapt.types import Fit, Model, Objective, PyTree, Stage
+from metapt.types import Fit, Model, Objective, PyTree, Stage, StageState
 from metapt.updates import by_gradient
 
 Rule = Callable[[Stage], Fit]
@@ -31,21 +32,26 @@ class Pieces(NamedTuple):
     algorithm: Algorithm
     pretrain_model: Model
     finetune_model: Model  # encoder and head, as they are fine-tuned in the end
-    head: Model  # the part of it that fine-tuning starts afresh
     pretrain: Stage
     finetune: Stage
     pretrain_fit: Fit
+    start_pretrain: Callable[[Array], StageState]
+    start_finetune: Callable[[Array], StageState]
+
+    def start(self, key: Array, phi: PyTree) -> AlgorithmState:
+        """The state before the first outer step; one key gives the same network whatever phi is."""
+        return self.algorithm.init(phi, self.start_pretrain(key), self.start_finetune(key))
 
 
 def same_classes(
     model: Model,
-    head: Model,
     objective: Objective,
     pretrain_optimizer: optax.GradientTransformation,
     finetune_optimizer: optax.GradientTransformation,
     meta_optimizer: optax.GradientTransformation,
     constrain: Callable[[PyTree], PyTree] = lambda phi: phi,
     rule: Rule = lambda stage: implicit(stage, neumann(terms=20)),
+    extra: Callable[[PyTree], PyTree] = lambda params: None,
     **algorithm: Any,
 ) -> Pieces:
     """Pre-trains `model` on `objective`, goes on fine-tuning all of it for the same classes, and learns phi.
@@ -55,6 +61,7 @@ def same_classes(
         objective: of pre-training; its context is `constrain(phi)`.
         finetune_optimizer: must have a finite derivative (`optax.adam` needs `eps_root > 0`).
         rule: how pre-training is differentiated.
+        extra: what the objective keeps beside the parameters, at the start.
         algorithm: further arguments of `meta_pretraining`, for example `differentiate=central_differences(5.0)`.
     """
     pretrain = Stage(objective, pretrain_optimizer)
@@ -66,8 +73,14 @@ def same_classes(
         validate=finetune.objective,
         update=by_gradient(meta_optimizer),
         constrain=constrain,
-        transfer=transfer_all,
+        transfer=stages.transfer_all,
         warm_start=False,
         **algorithm,
     )
-    return Pieces(made, model, model, head, pretrain, finetune, pretrain_fit)
+
+    def start_pretrain(key: Array) -> StageState:
+        params = model.init(key)
+        return stages.start(pretrain, params, extra=extra(params))
+
+    start_finetune = lambda key: stages.start(finetune, model.init(key))
+    return Pieces(made, model, model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune)

@@ -2,13 +2,13 @@
 
 import optax
 
+from metapt import stages
 from metapt.algorithm import meta_pretraining
 from metapt.hypergrad import implicit, unroll
 from metapt.models import linear, with_head
 from metapt.objectives import cross_entropy, on_features, weighted_tasks, whole
 from metapt.recipes.method import Method, Pieces
 from metapt.solvers import neumann
-from metapt.stages import transfer_features
 from metapt.types import Meta, Model, Solve, Stage
 from metapt.updates import by_gradient
 
@@ -53,7 +53,16 @@ def task_weights(
         validate=finetune.objective,
         update=by_gradient(meta_optimizer),
         constrain=meta.constrain,
-        transfer=transfer_features,
+        transfer=stages.transfer_features,
         warm_start=warm_start,
     )
-    return Pieces(algorithm, pretrain_model, with_head(encoder, head), head, pretrain, finetune, pretrain_fit)
+    return Pieces(
+        algorithm,
+        pretrain_model,
+        with_head(encoder, head),
+        pretrain,
+        finetune,
+        pretrain_fit,
+        start_pretrain=lambda key: stages.start(pretrain, pretrain_model.init(key)),
+        start_finetune=lambda key: stages.start(finetune, head.init(key)),
+    )

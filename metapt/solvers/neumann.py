@@ -10,6 +10,8 @@ from jax import Array, lax
 from metapt.solvers.report import inner, solve_info
 from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
+POWER_ITERATIONS = 10
+
 
 def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
     """X = step * sum over j = 0 .. terms of (I - step A)^j b, which tends to A^-1 b if 0 < step < 2 / largest eigenvalue.
@@ -54,7 +56,7 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
     return solve
 
 
-def largest_eigenvalue(matvec: Matvec, like: PyTree, steps: int = 10) -> Array:
+def largest_eigenvalue(matvec: Matvec, like: PyTree, steps: int = POWER_ITERATIONS) -> Array:
     """The largest absolute eigenvalue of a symmetric operator, from below, by power iteration from a fixed random start.
 
     Example:

@@ -1,0 +1,122 @@
+"""What all experiments share: the steps of an outer step and of the final fine-tuning, batches, how an encoder is judged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metapt import data, objectives, stages
+from metapt.io.experiment import Arm, Experiment, Outcome
+from metapt.types import Batches, Model, Stage
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields of every experiment; each can be set on the command line."""
+
+    seeds: int = 5
+    """Independent runs, mapped over in parallel: splits, tasks, initial parameters and batches all differ."""
+    seed: int = 0
+    """Of everything random."""
+    train_labels: int = 100
+    """Labelled images for the fine-tuning inside meta-learning."""
+    validation_labels: int = 200
+    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
+    hidden: int = 128
+    """Width of the encoder's hidden layer."""
+    features: int = 64
+    """Width of the encoder's output."""
+    outer_steps: int = 200
+    """Outer steps, warm-up included."""
+    warm_up: int = 20
+    """Outer steps before learning begins."""
+    pretrain_steps: int = 5
+    """P, pre-training steps of an outer step."""
+    finetune_steps: int = 1
+    """K, fine-tuning steps of an outer step."""
+    batch: int = 128
+    """Images in a pre-training batch."""
+    neumann_terms: int = 20
+    """Terms of the inverse-Hessian series beyond the first."""
+    pretrain_lr: float = 1e-3
+    """Adam's learning rate in pre-training."""
+    finetune_lr: float = 0.1
+    """SGD's learning rate in the fine-tuning inside meta-learning."""
+    final_steps: int = 100
+    """Steps of the final fine-tuning."""
+    final_lr: float = 1e-3
+    """Adam's learning rate in the final fine-tuning."""
+
+
+def draw(config: Settings, arrays: Mapping[str, Any], key: jax.Array, steps: int | None = None) -> Batches:
+    """Random pre-training batches; fine-tuning and validation use all of their few labels at every step."""
+    pretrain = data.draw(key, arrays["pool"], steps or config.pretrain_steps, config.batch)
+    return Batches(pretrain, _repeat(arrays["train"], config.finetune_steps), arrays["validation"])
+
+
+def fine_tune_and_score(config: Settings, model: Model) -> Callable[..., jax.Array]:
+    """(params, labelled, examples, key) -> accuracy on the examples, after fine-tuning the whole network on `labelled`."""
+    stage = Stage(objectives.cross_entropy(objectives.whole(model)), optax.adam(config.final_lr))
+    train = stages.trainer(stage)
+
+    def judge(params, labelled, examples, key):
+        if config.final_steps:
+            batches = _repeat(labelled, config.final_steps)
+            state, _ = train(stages.start(stage, params), None, batches, stages.step_keys(key, batches))
+            params = state.params
+        return objectives.accuracy(model.apply(params, examples.x), examples.y)
+
+    return judge
+
+
+def comparison(
+    config: Settings,
+    arrays: tuple[Any, Any],
+    arms: tuple[Arm, ...],
+    judge: Callable[..., jax.Array],
+    baseline: str,
+    summarize: Callable[[Outcome], dict[str, Any]],
+    plots: Callable[[Outcome], dict[str, Any]],
+) -> Experiment:
+    """`arms` judged by `judge(encoder, arrays, examples, key)`: curves on `arrays["monitor"]`, the end on the test images."""
+    return Experiment(
+        metric="test accuracy after fine-tuning",
+        higher_is_better=True,
+        data=arrays[0],
+        test=arrays[1],
+        draw=lambda arrays, key: draw(config, arrays, key),
+        arms=arms,
+        monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
+        evaluate=judge,
+        baseline=baseline,
+        summarize=summarize,
+        plots=plots,
+    )
+
+
+def stack(runs: list[Any]) -> Any:
+    """Trees of runs as one tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+
+def schedule(config: Settings, share: float = 1.0) -> tuple[int, int, int]:
+    """Outer steps before phi moves, while it moves (`share` of those after the warm-up), and after."""
+    steps = config.outer_steps - config.warm_up
+    moving = max(1, round(share * steps))
+    return config.warm_up, moving, steps - moving
+
+
+def _repeat(tree: Any, steps: int) -> Any:
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), tree)
+
+
+REPORT = {  # panels of `plots.reports`
+    "validation_loss": "validation loss",
+    "hypergradient_norm": "norm of the\nhypergradient",
+    "report.residual": "solve: relative\nresidual",
+    "report.contraction": "solve: contraction\na term",
+    "report.negative_curvature": "solve: negative\ncurvature met",
+}
