@@ -4,7 +4,7 @@ Axis letters: `S` steps, `B` examples in a batch, `D` features, `T` tasks. A "tr
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import optax
@@ -112,6 +112,18 @@ class Model(NamedTuple):
 
     init: Callable[[Array], PyTree]
     apply: Callable[..., Any]
+
+
+Mode = Literal["batch", "frozen", "running"]
+"""Of batch normalisation and dropout: `"batch"` normalises by the batch, moves the running averages and drops units;
+`"frozen"` normalises by the running averages as they are, and drops units; `"running"` does so and drops none."""
+
+
+class StatefulModel(NamedTuple):
+    """A model with running averages: `init(key) -> (params, extra)`, `apply(params, extra, x, key, mode) -> (y, extra)`."""
+
+    init: Callable[[Array], tuple[PyTree, PyTree]]
+    apply: Callable[[PyTree, PyTree, PyTree, Array, Mode], tuple[Any, PyTree]]
 
 
 class Batches(NamedTuple):

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # Small problems compile much longer than they run: programs compiled once are shared by workers and subprocesses.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "metapt-test-cache"))
@@ -20,3 +21,12 @@ def _float64():
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def shared_data():
+    """A folder with the .npz files of real data sets, which do not ship with the project."""
+    folder = Path(os.environ.get("METAPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / "ppi_brain_tissues.npz").exists():
+        pytest.skip(f"no data sets in {folder}: set METAPT_DATA")
+    return folder

@@ -185,7 +185,7 @@ WRONG = {
     "run digits_tasks extra": "Unrecognized options: extra",
     "run digits_rotation --access 1.5": "access=1.5 must be at most 1.0",
     "run digits_rotation --access 0.001": "access=0.001 leaves meta-learning 0 images",
-    "run digits_rotation --train-labels 55": "n=255 must be a multiple of the 10 classes",
+    "run digits_rotation --train-labels 55": "n=455 must be a multiple of the 10 classes",
     "run digits_rotation --pool 5000": "pool=5000 must be at most",
     "run digits_label_noise --noise 0.95": "must name levels from 0 to below 0.9",
     "run mnist_tasks --data /nowhere": "there is no file or folder /nowhere",

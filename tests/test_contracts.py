@@ -24,7 +24,7 @@ SOLVERS = {
     "dense": solvers.dense(0.1),
     "from_jaxopt": solvers.from_jaxopt("normal_cg"),
 }
-PREDICT = lambda params, context, x: jnp.tanh(x @ params["w"]) + params["b"]
+PREDICT = objectives.stateless(lambda params, context, x: jnp.tanh(x @ params["w"]) + params["b"])
 OBJECTIVES = {
     "cross_entropy": (objectives.cross_entropy, None, "int"),
     "weighted_cross_entropy": (
@@ -32,6 +32,7 @@ OBJECTIVES = {
         jax.tree_util.Partial(lambda v, batch: v * batch[0][:, 0] ** 2, 0.5),
         "int",
     ),
+    "binary_tasks": (objectives.binary_tasks, None, "float"),
     "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
 }
 OPTIMIZERS = {
@@ -47,7 +48,8 @@ OPTIMIZERS = {
 def test_every_public_part_is_in_a_table():
     assert set(hypergrad.__all__) - {"central_differences"} == set(RULES)
     assert set(solvers.__all__) - {"largest_eigenvalue"} == set(SOLVERS)
-    parts = {"Predict", "accuracy", "on_features", "whole", "on_view", "with_l2", "with_teacher"}  # in test_pieces.py
+    parts = {"Predict", "stateless", "whole", "on_features", "on_view", "with_l2", "with_teacher"}  # in test_pieces.py
+    parts |= {"accuracy", "auroc", "task_losses"}  # and in test_graphs.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 
 

@@ -109,7 +109,7 @@ def test_softmax_weights_keep_their_total():
 
 
 def test_weighted_tasks_is_linear_in_the_weights():
-    predict = lambda params, context, x: x @ params
+    predict = objectives.stateless(lambda params, context, x: x @ params)
     objective = objectives.weighted_tasks(predict)
     params, x = jax.random.normal(jax.random.key(0), (3, 4)), jax.random.normal(jax.random.key(1), (6, 3))
     y = (x @ params > 0.3).astype(float)
@@ -134,7 +134,7 @@ def test_an_example_weight_network_is_a_context_of_an_implicit_stage():
     )
     columns = np.column_stack([x, np.arange(60)])
     head = models.linear(3, 2, zero=True)
-    predict = lambda params, context, x: head.apply(params, x[:, :3])
+    predict = objectives.stateless(lambda params, context, x: head.apply(params, x[:, :3]))
     weighted = objectives.weighted_cross_entropy(predict)
     ridge = lambda p, c, e, b, k: (weighted(p, c, e, b, k)[0] + 0.05 * optax.tree.norm(p, squared=True), e)
     stage = Stage(ridge, optax.sgd(1.0))

@@ -2,21 +2,40 @@
 
 from metapt.data.batches import draw
 from metapt.data.digits import Labelled, digits
+from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, slots, undirected
+from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
+from metapt.data.molecules import Molecules, molecules, one_hot, scaffold_split
 from metapt.data.splits import balanced, split
 from metapt.data.tasks import plant_tasks
+from metapt.data.tissues import Tissues, ppi_tissues
 from metapt.data.views import View, random_rotation, rotate
 
 __all__ = [
+    "ABSENT",
+    "Graph",
+    "GraphSet",
+    "HuBio",
     "Labelled",
+    "Molecules",
+    "Tissues",
     "TrainTest",
     "View",
     "balanced",
     "digits",
     "draw",
+    "draw_graphs",
+    "hu_bio",
     "mnist",
+    "molecules",
+    "one_hot",
     "plant_tasks",
+    "ppi_tissues",
     "random_rotation",
     "rotate",
+    "scaffold_split",
+    "slots",
+    "species_split",
     "split",
+    "undirected",
 ]

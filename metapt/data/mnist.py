@@ -1,7 +1,6 @@
 """MNIST: 70,000 handwritten digits, from files at hand or, once, from OpenML."""
 
 import gzip
-import hashlib
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ import numpy as np
 from sklearn import datasets
 
 from metapt.data.digits import Labelled
+from metapt.data.files import one_line, read_npz, sha256
 
 _log = logging.getLogger("metapt")
 _IDX = {
@@ -70,7 +70,7 @@ def _from_files(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir() and not (path / "mnist.npz").exists():
         arrays = {name: _read_idx(path, file) for name, file in _IDX.items()}
     else:
-        arrays = _read_npz(path / "mnist.npz" if path.is_dir() else path)
+        arrays = read_npz("mnist", path / "mnist.npz" if path.is_dir() else path, _IDX, _CURE)
     for images, labels in ("x_train", "y_train"), ("x_test", "y_test"):
         x, y = arrays[images], arrays[labels]
         if x.dtype != np.uint8 or x.shape[1:] != (28, 28) or not len(x):
@@ -79,17 +79,6 @@ def _from_files(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"mnist: {path}: {labels} is {y.dtype} {list(y.shape)}, but must be integer [{len(x)}]")
         if y.min() < 0 or y.max() > 9:
             raise ValueError(f"mnist: {path}: {labels} has labels {y.min()}..{y.max()}, but must stay in 0..9")
-    return arrays
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _IDX if name in archive}
-    except Exception as error:  # damage shows as BadZipFile, zlib.error, EOFError, NotImplementedError, TokenError, ...
-        raise ValueError(f"mnist: {path} is no .npz archive, or damaged ({_line(error)}): {_CURE}") from error
-    if len(arrays) < len(_IDX):
-        raise ValueError(f"mnist: {path} holds of {', '.join(_IDX)} only {list(arrays)}: {_CURE}")
     return arrays
 
 
@@ -103,7 +92,7 @@ def _read_idx(folder: Path, file: str) -> np.ndarray:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"mnist: {path} cannot be read ({_line(error)}): copy it again") from error
+        raise ValueError(f"mnist: {path} cannot be read ({one_line(error)}): copy it again") from error
     rank = 3 if "idx3" in file else 1
     start = 4 * (1 + rank)
     magic, *shape = (int.from_bytes(raw[i : i + 4], "big") for i in range(0, start, 4))
@@ -122,9 +111,9 @@ def _from_openml() -> dict[str, np.ndarray]:
         if not cache.exists():
             _log.info("mnist: downloading from OpenML, once; this takes a minute or two (kept in %s)", cache)
             _download(cache, seal)
-        intact = seal.exists() and seal.read_bytes() == _sha256(cache)
+        intact = seal.exists() and seal.read_bytes() == sha256(cache)
     except (OSError, HTTPException, ValueError) as error:
-        raise ValueError(f"mnist: it cannot be fetched from OpenML ({_line(error)}): {_CURE}") from error
+        raise ValueError(f"mnist: it cannot be fetched from OpenML ({one_line(error)}): {_CURE}") from error
     if not intact:
         raise ValueError(f"mnist: {cache} is damaged: delete it, and it is downloaded again")
     return _from_files(cache)
@@ -138,13 +127,5 @@ def _download(cache: Path, seal: Path) -> None:
     cache.parent.mkdir(exist_ok=True)
     part = cache.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
     np.savez_compressed(part, x_train=x[:n], y_train=y[:n], x_test=x[n:], y_test=y[n:])
-    seal.write_bytes(_sha256(part))
+    seal.write_bytes(sha256(part))
     os.replace(part, cache)  # last: a cache without its seal counts as damaged
-
-
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,8 +1,10 @@
 """An encoder and its activation, an encoder and a head, as one model, with parameters `{"encoder": ..., "head": ...}`."""
 
+from typing import overload
+
 import jax
 
-from metapt.types import Model
+from metapt.types import Model, StatefulModel
 
 
 def relu(model: Model) -> Model:
@@ -16,8 +18,17 @@ def relu(model: Model) -> Model:
     return Model(model.init, lambda params, *args: jax.nn.relu(model.apply(params, *args)))
 
 
-def with_head(encoder: Model, head: Model) -> Model:
+@overload
+def with_head(encoder: Model, head: Model) -> Model: ...
+@overload
+def with_head(encoder: StatefulModel, head: Model) -> StatefulModel: ...
+@overload
+def with_head(encoder: Model | StatefulModel, head: Model) -> Model | StatefulModel: ...
+def with_head(encoder: Model | StatefulModel, head: Model) -> Model | StatefulModel:
     """`head(encoder(x))`; `stages.transfer_encoder` knows the encoder by its name in the parameters.
+
+    Args:
+        encoder: with running averages or without; so is what comes out.
 
     Example:
         >>> from metapt.models import linear, mlp
@@ -27,6 +38,8 @@ def with_head(encoder: Model, head: Model) -> Model:
         >>> sorted(params), model.apply(params, jnp.zeros((5, 64))).shape
         (['encoder', 'head'], (5, 10))
     """
+    if isinstance(encoder, StatefulModel):
+        return _stateful_with_head(encoder, head)
 
     def init(key):
         encoder_key, head_key = jax.random.split(key)
@@ -36,3 +49,16 @@ def with_head(encoder: Model, head: Model) -> Model:
         return head.apply(params["head"], encoder.apply(params["encoder"], *args))
 
     return Model(init, apply)
+
+
+def _stateful_with_head(encoder: StatefulModel, head: Model) -> StatefulModel:
+    def init(key):
+        encoder_key, head_key = jax.random.split(key)
+        params, extra = encoder.init(encoder_key)
+        return {"encoder": params, "head": head.init(head_key)}, extra
+
+    def apply(params, extra, x, key, mode):
+        features, extra = encoder.apply(params["encoder"], extra, x, key, mode)
+        return head.apply(params["head"], features), extra
+
+    return StatefulModel(init, apply)

@@ -1,20 +1,25 @@
 """3. What a stage minimises: `(params, context, extra, batch, key) -> (loss, extra)`.
 
-Each is made from `predict(params, context, x)`, so that the same loss serves a whole model and a head on features
-that come from the context (`whole`, `on_features`). Wrappers add to it: a view of the batch, a penalty, a teacher.
+Each is made from `predict(params, context, extra, x, key)`, so that the same loss serves a whole model and a head on
+features that come from the context (`whole`, `on_features`), with running averages or without. Wrappers add to it: a
+view of the batch, a penalty, a teacher.
 """
 
-from metapt.objectives.multitask import weighted_tasks
-from metapt.objectives.predict import Predict, on_features, whole
+from metapt.objectives.multitask import auroc, binary_tasks, task_losses, weighted_tasks
+from metapt.objectives.predict import Predict, on_features, stateless, whole
 from metapt.objectives.supervised import accuracy, cross_entropy, weighted_cross_entropy
 from metapt.objectives.wrappers import on_view, with_l2, with_teacher
 
 __all__ = [
     "Predict",
     "accuracy",
+    "auroc",
+    "binary_tasks",
     "cross_entropy",
     "on_features",
     "on_view",
+    "stateless",
+    "task_losses",
     "weighted_cross_entropy",
     "weighted_tasks",
     "whole",

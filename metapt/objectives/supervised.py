@@ -12,7 +12,8 @@ def cross_entropy(predict: Predict) -> Objective:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> objective = cross_entropy(lambda params, context, x: x * params)
+        >>> from metapt.objectives import stateless
+        >>> objective = cross_entropy(stateless(lambda params, context, x: x * params))
         >>> loss, _ = objective(0.0, None, None, (jnp.ones((4, 10)), jnp.zeros(4, int)), None)
         >>> round(float(loss), 4), round(float(jnp.log(10.0)), 4)
         (2.3026, 2.3026)
@@ -20,7 +21,8 @@ def cross_entropy(predict: Predict) -> Objective:
 
     def objective(params, context, extra, batch, key):
         x, y = batch
-        return _cross_entropy(predict(params, context, x), y).mean(), extra
+        logits, extra = predict(params, context, extra, x, key)
+        return _cross_entropy(logits, y).mean(), extra
 
     return objective
 
@@ -34,7 +36,8 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> objective = weighted_cross_entropy(lambda params, context, x: x * params)
+        >>> from metapt.objectives import stateless
+        >>> objective = weighted_cross_entropy(stateless(lambda params, context, x: x * params))
         >>> half = lambda batch: jnp.array([1.0, 0.0])
         >>> loss, _ = objective(0.0, half, None, (jnp.ones((2, 10)), jnp.zeros(2, int)), None)
         >>> round(float(loss), 4)
@@ -43,7 +46,8 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
 
     def objective(params, context, extra, batch, key):
         x, y, *_ = batch
-        return (context(batch) * _cross_entropy(predict(params, context, x), y)).mean(), extra
+        logits, extra = predict(params, context, extra, x, key)
+        return (context(batch) * _cross_entropy(logits, y)).mean(), extra
 
     return objective
 

@@ -30,8 +30,8 @@ class Pieces(NamedTuple):
     """The pieces of a method, to be started and stepped."""
 
     algorithm: Algorithm
-    pretrain_model: Model
-    finetune_model: Model  # encoder and head, as they are fine-tuned in the end
+    pretrain_model: Any  # a `StatefulModel` if the encoder is one, else a `Model`
+    finetune_model: Any  # encoder and head, as they are fine-tuned in the end
     pretrain: Stage
     finetune: Stage
     pretrain_fit: Fit

@@ -2,17 +2,19 @@
 
 from metapt.stages import loop
 from metapt.stages.check import assert_differentiable
-from metapt.stages.stage import start, step, step_keys, trainer
-from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features
+from metapt.stages.stage import start, start_model, step, step_keys, trainer
+from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
 
 __all__ = [
     "assert_differentiable",
     "loop",
     "start",
+    "start_model",
     "step",
     "step_keys",
     "trainer",
     "transfer_all",
     "transfer_encoder",
     "transfer_features",
+    "with_extra",
 ]

@@ -10,7 +10,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from metapt.stages import loop as loops
-from metapt.types import Loop, PyTree, Stage, StageInfo, StageState
+from metapt.types import Loop, Model, PyTree, Stage, StageInfo, StageState, StatefulModel
 
 Remat = Literal["none", "full", "nested"]
 Train = Callable[[StageState, PyTree, PyTree, Array], tuple[StageState, StageInfo]]
@@ -25,6 +25,18 @@ def start(stage: Stage, params: PyTree, extra: PyTree = None) -> StageState:
         3.0
     """
     return StageState(params, stage.optimizer.init(params), extra)
+
+
+def start_model(stage: Stage, model: Model | StatefulModel, key: Array) -> StageState:
+    """The state of a stage before its first step, with a model's own parameters, and its running averages if it has any.
+
+    Example:
+        >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.1))
+        >>> start_model(stage, Model(lambda key: 3.0, lambda params, x: params * x), jax.random.key(0)).params
+        3.0
+    """
+    made = model.init(key)
+    return start(stage, *made) if isinstance(model, StatefulModel) else start(stage, made)
 
 
 def step(

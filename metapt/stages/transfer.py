@@ -4,7 +4,7 @@ Those with an encoder expect parameters that are mappings with an entry `"encode
 your own.
 """
 
-from metapt.types import PyTree, StageState
+from metapt.types import PyTree, StageState, Transfer
 
 
 def transfer_encoder(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
@@ -28,3 +28,20 @@ def transfer_all(pretrained: StageState, finetune: StageState, meta: PyTree) -> 
 def transfer_features(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
     """Linear evaluation: fine-tuning trains its own parameters only and sees the pre-trained encoder as its context."""
     return finetune, pretrained.params["encoder"]
+
+
+def with_extra(transfer: Transfer) -> Transfer:
+    """And what pre-training carries beside its parameters (running averages) goes with them.
+
+    Example:
+        >>> pretrained, finetune = StageState({"encoder": 1.0}, None, "averages"), StageState({}, None, None)
+        >>> start, context = with_extra(transfer_features)(pretrained, finetune, None)
+        >>> start.extra, context
+        ('averages', 1.0)
+    """
+
+    def transferred(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
+        start, context = transfer(pretrained, finetune, meta)
+        return start._replace(extra=pretrained.extra), context
+
+    return transferred

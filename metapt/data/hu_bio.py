@@ -1,0 +1,312 @@
+"""Proteins of eight species: 88,000 neighbourhoods in protein networks, 5,000 coarse and 40 fine functions to predict."""
+
+import logging
+import os
+import pickle
+import random
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from metapt.data.files import one_line, sha256
+from metapt.data.graphs import GraphSet
+
+HUMAN = 9606  # the NCBI number of the species
+
+_log = logging.getLogger("metapt")
+_FILE = "geometric_data_processed.pt"
+_INSIDE = "", "processed", "supervised/processed", "dataset/supervised/processed"  # of the archive and of its folders
+_CURE = (
+    "give --data FOLDER or METAPT_DATA with hu_bio.npz and hu_bio.npz.sha256, "
+    "or with the unpacked http://snap.stanford.edu/gnn-pretrain/data/bio_dataset.zip"
+)
+_LAYOUT = {  # kinds of numbers and shape; -1: the axis along which the graphs follow one another
+    "x": ("fiu", (-1, 1)),
+    "edge_index": ("iu", (2, -1)),
+    "edge_attr": ("fiub", (-1, 9)),
+    "species_id": ("iu", (-1,)),
+    "center_node_idx": ("iu", (-1,)),
+    "go_target_pretrain": ("fiub", (-1,)),
+    "go_target_downstream": ("fiub", (-1,)),
+}
+_STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+_INERT = {  # what stands in for the only names that the file needs: none of it acts, whatever it is called with
+    "collections.OrderedDict": OrderedDict,
+    "torch_geometric.data.data.Data": SimpleNamespace,
+    "torch._utils._rebuild_tensor_v2": lambda *record: record,
+}
+_MAGIC = 0x1950A86A20F9469CFC6C, 1001  # how torch.save's old format starts
+
+
+class HuBio(NamedTuple):
+    """M neighbourhoods and the functions of the protein in their centre: 1 has it, 0 has it not or nobody knows.
+
+    Nodes are float32 `[., 1]`, all 1. Edges are uint8 `[., 9]`, 0 or 1: seven relations, self-loop, masked; a relation is there
+    in both directions.
+    """
+
+    graphs: GraphSet
+    y_pretrain: np.ndarray  # uint8 [M, 5000]
+    y_finetune: np.ndarray  # uint8 [M, 40]
+    species: np.ndarray  # int32 [M]
+
+
+def hu_bio(path: str | Path = "") -> HuBio:
+    """Neighbourhoods of 88,000 proteins, with 5,000 labels to pre-train and 40 to fine-tune on; `species_split` parts them.
+
+    Read from the folder `path`, or if that is empty from the one that the environment variable METAPT_DATA names. It holds
+    `hu_bio.npz`, or the unpacked archive of the authors, from which `convert` then writes that file, once.
+
+    Source: Hu et al. 2020, "Strategies for Pre-training Graph Neural Networks".
+
+    Raises:
+        ValueError: if the folder holds no such data, or a file is damaged.
+
+    Example:
+        >>> hu_bio("nowhere")
+        Traceback (most recent call last):
+        ValueError: hu_bio: there is no folder nowhere: give --data FOLDER or METAPT_DATA with hu_bio.npz ...
+    """
+    given = path or os.environ.get("METAPT_DATA", "")
+    if not given:
+        raise ValueError(f"hu_bio: no folder is named: {_CURE}")
+    if not Path(given).is_dir():
+        raise ValueError(f"hu_bio: there is no folder {given}: {_CURE}")
+    cache = Path(given, "hu_bio.npz")
+    if not cache.exists():
+        convert(Path(given), cache)
+    seal = _seal(cache)
+    if not seal.exists() or seal.read_bytes() != sha256(cache):
+        raise ValueError(
+            f"hu_bio: {cache} is damaged, or {seal.name} is not its own: copy both again, or delete both and convert"
+        )
+    with np.load(cache, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive}
+    labels = {name: arrays.pop(name) for name in ("y_pretrain", "y_finetune", "species")}
+    return HuBio(GraphSet(**arrays), **labels)
+
+
+def convert(source: Path, target: Path) -> None:
+    """Writes the authors' `geometric_data_processed.pt`, or that in a folder, as plain arrays: an .npz file and its seal.
+
+    A pickle can run any code, so this one is not trusted: tensors are read, all else is refused and not run. PyTorch is not
+    needed; both formats of `torch.save` are understood.
+
+    Raises:
+        ValueError: if there is no such file, it is damaged or holds other data, or `target` cannot be written.
+    """
+    path = _find(source)
+    _log.info("hu_bio: converting %s, once; this takes a few minutes (kept in %s)", path, target)
+    try:
+        fields, starts = _load(path)
+    except Exception as error:  # damage shows as UnpicklingError, EOFError, BadZipFile, KeyError, TypeError, ...
+        raise ValueError(f"hu_bio: {path} cannot be read ({one_line(error)}): {_CURE}") from error
+    arrays = _checked(path, fields, starts)
+    part = target.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
+    try:
+        np.savez_compressed(part, **arrays)  # pyright: ignore[reportArgumentType]
+        _seal(target).write_bytes(sha256(part))
+        os.replace(part, target)  # last: a file without its seal counts as damaged
+    except OSError as error:
+        raise ValueError(
+            f"hu_bio: {target} cannot be written ({one_line(error)}): make room, or copy the data elsewhere"
+        ) from error
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def species_split(species: np.ndarray, seed: int = 42) -> dict[str, np.ndarray]:
+    """Sorted indices: to fine-tune on 85 % of the other species' proteins, validate on 15 %, test on human ones.
+
+    `pretrain` is all of the other species and `test_easy`, a random half of the human ones; `test_hard` is the other half.
+    With Hu et al.'s seed 42 the parts are theirs, as long as the graphs are in their order: the shuffle is that of Python's
+    `random`, and where parts are rounded down, one protein is in neither.
+
+    Source: Hu et al. 2020, "Strategies for Pre-training Graph Neural Networks", and their published code.
+
+    Raises:
+        ValueError: if a part would be empty.
+
+    Example:
+        >>> parts = species_split(np.array([9606] * 4 + [4932] * 20))
+        >>> {name: len(part) for name, part in parts.items()}
+        {'pretrain': 22, 'finetune_train': 17, 'finetune_validation': 3, 'test_easy': 2, 'test_hard': 2}
+    """
+
+    def two(index: np.ndarray, first: float, second: float) -> tuple[np.ndarray, np.ndarray]:
+        order = index.tolist()
+        random.Random(seed).shuffle(order)
+        end, size = int(first * len(order)), int(second * len(order))
+        return np.sort(order[:end]), np.sort(order[end : end + size])
+
+    others, humans = np.flatnonzero(species != HUMAN), np.flatnonzero(species == HUMAN)
+    if len(others) < 7 or len(humans) < 2:
+        raise ValueError(
+            f"species_split: {len(humans)} human proteins (species {HUMAN}) and {len(others)} others, "
+            "but it takes 2 and 7: give the species of all graphs"
+        )
+    train, validation = two(others, 0.85, 0.15)
+    easy, hard = two(humans, 0.5, 0.5)
+    return {
+        "pretrain": np.sort(np.concatenate([others, easy])),
+        "finetune_train": train,
+        "finetune_validation": validation,
+        "test_easy": easy,
+        "test_hard": hard,
+    }
+
+
+def _find(source: Path) -> Path:
+    if not source.exists():
+        raise ValueError(f"hu_bio: there is no file or folder {source}: {_CURE}")
+    # Never by a search: the archive has an unlabelled file of the same name.
+    found = [source] if source.is_file() else [path for part in _INSIDE if (path := source / part / _FILE).is_file()]
+    if not found:
+        raise ValueError(f"hu_bio: the folder {source} holds neither hu_bio.npz nor {_INSIDE[-1]}/{_FILE}: {_CURE}")
+    return found[0]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Numbers, texts, lists, dicts and records of tensors; at the name of any other class or function it stops."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages = {}
+
+    def find_class(self, module: str, name: str):
+        if module == "torch" and name in _STORAGES:
+            return name
+        if f"{module}.{name}" in _INERT:
+            return _INERT[f"{module}.{name}"]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, but only tensors are read")
+
+    def persistent_load(self, pid):
+        kind, storage, key, _, size, *view = pid
+        if kind != "storage" or any(view):
+            raise pickle.UnpicklingError(f"it holds a {kind}, but only whole storages of tensors are read")
+        self.storages[key] = np.dtype(_STORAGES[storage]), size
+        return key
+
+
+def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The fields, all graphs in one array each, and where the graphs start in them."""
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\3\4"
+        file.seek(0)
+        (data, slices), flat = _from_zip(file) if zipped else _from_old(file, path)
+
+    def array(record):
+        key, offset, shape, steps = record[:4]
+        base = flat[key]
+        size = base.dtype.itemsize
+        # This, unlike as_strided, refuses to leave its base.
+        return np.ndarray(shape, base.dtype, base, offset * size, [step * size for step in steps])
+
+    lacking = [name for name in _LAYOUT if not hasattr(data, name) or name not in slices]
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    return {name: array(getattr(data, name)) for name in _LAYOUT}, {name: array(slices[name]) for name in _LAYOUT}
+
+
+def _from_zip(file: BinaryIO):
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        (record,) = (name for name in names if name.endswith("/data.pkl"))
+        root = record.removesuffix("data.pkl")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("it was written on a big-endian machine")
+        with archive.open(record) as table:
+            reader = _Unpickler(table)
+            value = reader.load()
+        read = lambda key, dtype: np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+        return value, {key: read(key, dtype) for key, (dtype, _) in reader.storages.items()}
+
+
+def _from_old(file: BinaryIO, path: Path):
+    """Pickles of a header, the value and the storages' order; then of each storage its length and its bytes."""
+    magic, version, system = (_Unpickler(file).load() for _ in range(3))
+    if (magic, version) != _MAGIC or not system["little_endian"]:
+        raise ValueError("it is no file of torch.save from a little-endian machine")
+    reader = _Unpickler(file)
+    value = reader.load()
+    flat = {}
+    for key in _Unpickler(file).load():
+        dtype, size = reader.storages[key]
+        if int.from_bytes(file.read(8), "little") != size:
+            raise ValueError(f"its storage {key} does not have {size} numbers")
+        flat[key] = np.memmap(path, dtype, "r", file.tell(), size)  # mapped: the labels are int64, 3.5 GB
+        file.seek(flat[key].nbytes, os.SEEK_CUR)
+    return value, flat
+
+
+def _checked(path: Path, fields: dict[str, np.ndarray], starts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    refusal = lambda what: ValueError(f"hu_bio: {path}: {what}: unpack bio_dataset.zip again")
+    count = starts["species_id"].size - 1
+    for name, (kinds, shape) in _LAYOUT.items():
+        field, start = fields[name], starts[name]
+        if (
+            field.dtype.kind not in kinds
+            or len(field.shape) != len(shape)
+            or any(want not in (-1, n) for want, n in zip(shape, field.shape, strict=True))
+        ):
+            allowed = f"{'integer ' * (kinds == 'iu')}[{', '.join('N' if n < 0 else str(n) for n in shape)}]"
+            raise refusal(f"{name} is {field.dtype} {list(field.shape)}, but must be {allowed}")
+        end = field.shape[shape.index(-1)]
+        if start.shape != (count + 1,) or start.dtype.kind != "i" or count < 1:
+            raise refusal(
+                f"the slices of {name} are {start.dtype} {list(start.shape)}, but must be integer [{max(count, 1) + 1}]"
+            )
+        sizes = np.diff(start)
+        if start[0] != 0 or start[-1] != end or sizes.min() < 0:
+            raise refusal(f"the slices of {name} run from {start[0]} to {start[-1]}, but must rise from 0 to {end}")
+        if shape == (-1,) and (sizes.min() < 1 or sizes.max() > (1 if kinds == "iu" else sizes.min())):
+            raise refusal(
+                f"{name} has {sizes.min()}..{sizes.max()} values a graph, but must have equally many, an index one"
+            )
+    node_start, edge_start = starts["x"], starts["edge_index"]
+    if not np.array_equal(edge_start, starts["edge_attr"]):
+        raise refusal("the slices of edge_attr must be those of edge_index")
+
+    def inside(name: str, position: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        wrong = np.flatnonzero((position < 0) | (position >= nodes))
+        if len(wrong):
+            raise refusal(f"{name} has {position[wrong[0]]}, but must stay in 0..{nodes[wrong[0]] - 1} in its graph")
+        return position.astype(np.int32)
+
+    def binary(name: str) -> np.ndarray:
+        one = fields[name] == 1
+        if not (one | (fields[name] == 0)).all():
+            raise refusal(f"{name} has values {fields[name].min()}..{fields[name].max()}, but must have 0 and 1 only")
+        return one.view(np.uint8)
+
+    nodes = np.diff(node_start)
+    of_edges = np.repeat(nodes, np.diff(edge_start))
+    return {
+        "nodes": fields["x"].astype(np.float32),
+        "node_start": node_start.astype(np.int32),
+        "edges": binary("edge_attr"),
+        "ends": np.stack([inside("edge_index", ends, of_edges) for ends in fields["edge_index"]], axis=1),
+        "edge_start": edge_start.astype(np.int32),
+        "centre": inside("center_node_idx", fields["center_node_idx"], nodes),
+        "y_pretrain": binary("go_target_pretrain").reshape(count, -1),
+        "y_finetune": binary("go_target_downstream").reshape(count, -1),
+        "species": fields["species_id"].astype(np.int32),
+    }
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
