@@ -14,21 +14,13 @@ from metapt.types import Batches, Model, Stage
 
 
 @dataclass(frozen=True)
-class Settings:
+class Steps:
     """Fields of every experiment; each can be set on the command line."""
 
     seeds: int = 5
-    """Independent runs, mapped over in parallel: splits, tasks, initial parameters and batches all differ."""
+    """Independent runs: splits, tasks, initial parameters and batches all differ."""
     seed: int = 0
     """Of everything random."""
-    train_labels: int = 100
-    """Labelled images for the fine-tuning inside meta-learning."""
-    validation_labels: int = 200
-    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
-    hidden: int = 128
-    """Width of the encoder's hidden layer."""
-    features: int = 64
-    """Width of the encoder's output."""
     outer_steps: int = 200
     """Outer steps, warm-up included."""
     warm_up: int = 20
@@ -37,8 +29,6 @@ class Settings:
     """P, pre-training steps of an outer step."""
     finetune_steps: int = 1
     """K, fine-tuning steps of an outer step."""
-    batch: int = 128
-    """Images in a pre-training batch."""
     neumann_terms: int = 20
     """Terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 1e-3
@@ -49,6 +39,22 @@ class Settings:
     """Steps of the final fine-tuning."""
     final_lr: float = 1e-3
     """Adam's learning rate in the final fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Settings(Steps):
+    """Fields of every experiment on images."""
+
+    train_labels: int = 100
+    """Labelled images for the fine-tuning inside meta-learning."""
+    validation_labels: int = 200
+    """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
+    hidden: int = 128
+    """Width of the encoder's hidden layer."""
+    features: int = 64
+    """Width of the encoder's output."""
+    batch: int = 128
+    """Images in a pre-training batch."""
 
 
 def draw(config: Settings, arrays: Mapping[str, Any], key: jax.Array, steps: int | None = None) -> Batches:
@@ -102,7 +108,7 @@ def stack(runs: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
 
 
-def schedule(config: Settings, share: float = 1.0) -> tuple[int, int, int]:
+def schedule(config: Steps, share: float = 1.0) -> tuple[int, int, int]:
     """Outer steps before phi moves, while it moves (`share` of those after the warm-up), and after."""
     steps = config.outer_steps - config.warm_up
     moving = max(1, round(share * steps))

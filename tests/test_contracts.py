@@ -32,6 +32,7 @@ OBJECTIVES = {
         jax.tree_util.Partial(lambda v, batch: v * batch[0][:, 0] ** 2, 0.5),
         "int",
     ),
+    "balanced_tasks": (objectives.balanced_tasks, None, "float"),
     "binary_tasks": (objectives.binary_tasks, None, "float"),
     "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
 }
@@ -48,7 +49,16 @@ OPTIMIZERS = {
 def test_every_public_part_is_in_a_table():
     assert set(hypergrad.__all__) - {"central_differences"} == set(RULES)
     assert set(solvers.__all__) - {"largest_eigenvalue"} == set(SOLVERS)
-    parts = {"Predict", "stateless", "whole", "on_features", "on_view", "with_l2", "with_teacher"}  # in test_pieces.py
+    parts = {
+        "Predict",
+        "stateless",
+        "whole",
+        "on_features",
+        "on_view",
+        "together",
+        "with_l2",
+        "with_teacher",
+    }  # in test_pieces.py
     parts |= {"accuracy", "auroc", "task_losses"}  # and in test_graphs.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 

@@ -24,8 +24,9 @@ def pretraining(
     context: Callable[[Array, PyTree, Mapping[str, Export]], PyTree],
     start: Callable[[Array], StageState],
     export: Callable[[PyTree, StageState], Export],
+    draw: Draw | None = None,
 ) -> Arm:
-    """Plain pre-training at a fixed context: `context(key, data, exports of earlier arms)`."""
+    """Plain pre-training at a fixed context: `context(key, data, exports of earlier arms)`; `draw` if on batches of its own."""
 
     def step(state, batches, key):
         context, pretrain = state
@@ -33,7 +34,7 @@ def pretraining(
         return (context, pretrain), {"pretrain": info}
 
     init = lambda key, arrays, exports: (context(key, arrays, exports), start(key))
-    return Arm(name, init, (Phase(steps, step, cost),), lambda state: export(*state))
+    return Arm(name, init, (Phase(steps, step, cost, draw),), lambda state: export(*state))
 
 
 def learning(

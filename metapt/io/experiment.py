@@ -46,6 +46,7 @@ class Experiment(NamedTuple):
     baseline: str  # the arm that every other is compared with
     summarize: Callable[["Outcome"], dict[str, Any]]  # the recipe's own figures, for result.json's "meta"
     plots: Callable[["Outcome"], dict[str, Figure]]
+    seeds_together: bool = True  # False: one after the other, where memory traffic makes them slower side by side
 
 
 class Outcome(NamedTuple):

@@ -54,6 +54,21 @@ def weights(values: np.ndarray, real: np.ndarray, title: str) -> Figure:
     return figure
 
 
+def families(values: np.ndarray, family: np.ndarray, names: Sequence[str]) -> Figure:
+    """The learned weight of every task, `[seeds, T]`: mean over seeds, sorted, coloured by the task's family."""
+    figure, axes = _axes((9.0, 4.5))
+    mean = values.mean(0)
+    place = np.empty(len(mean), int)
+    place[np.argsort(-mean)] = np.arange(len(mean))
+    for number, (name, color) in enumerate(zip(names, colormaps["Set2"].colors, strict=False)):  # pyright: ignore[reportAttributeAccessIssue]
+        these = family == number
+        axes.bar(place[these], mean[these], width=1.0, color=color, label=f"{name} (mean {mean[these].mean():.2f})")
+    axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="equal weights")
+    axes.set(xlabel="task (sorted by mean weight)", ylabel="learned weight, mean over runs")
+    axes.legend()
+    return figure
+
+
 def example_weights(values: np.ndarray, right: np.ndarray, levels: np.ndarray) -> Figure:
     """Learned weights of examples, `[runs, N]`, by whether the label is right: one panel a level of noise, `levels` `[runs]`."""
     shown = np.unique(levels)

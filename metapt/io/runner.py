@@ -67,8 +67,9 @@ class _Runner:
         self.curves: dict[str, list] = {}
         self.seconds_before, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._chunk = functools.cache(self._compile_chunk)
-        self._monitor = jax.jit(jax.vmap(experiment.monitor))
-        self._evaluate = jax.jit(jax.vmap(experiment.evaluate))
+        self._over_seeds = jax.vmap if experiment.seeds_together else _one_by_one
+        self._monitor = jax.jit(self._over_seeds(experiment.monitor))
+        self._evaluate = jax.jit(self._over_seeds(experiment.evaluate))
 
     def resume(self) -> int:
         """Goes to the last checkpoint, if there is one; returns the number of outer steps already done."""
@@ -123,14 +124,17 @@ class _Runner:
         return Outcome(scores, self.exports, self.curves, infos)
 
     def _init(self, arm: Arm) -> Callable[[dict[str, PyTree]], PyTree]:
-        init = jax.jit(jax.vmap(arm.init))  # hundreds of small operations: one program is faster
+        init = jax.jit(self._over_seeds(arm.init))  # hundreds of small operations: one program is faster
         return lambda exports: init(self.keys, self.experiment.data, exports)
 
     def _compile_chunk(self, step: Step, draw: Draw | None):
-        def chunk(state, key, data, numbers):
-            return run_steps(step, functools.partial(draw or self.experiment.draw, data), state, key, numbers)
+        def chunk(state, keys, data, numbers):
+            def run(state, key, data):
+                return run_steps(step, functools.partial(draw or self.experiment.draw, data), state, key, numbers)
 
-        return jax.jit(jax.vmap(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
+            return self._over_seeds(run)(state, keys, data)
+
+        return jax.jit(chunk, donate_argnums=0)
 
     def _judge(self, arm: Arm) -> list[float]:
         encoder = jax.vmap(arm.export)(self.state)["encoder"]
@@ -147,6 +151,11 @@ class _Runner:
         }
         self.checkpoints.save(before + self.done, (self.state, self.exports), position)
         self._saved = time.monotonic()
+
+
+def _one_by_one(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """As `jax.vmap(f)`, but in a loop."""
+    return lambda *args: jax.lax.map(lambda one: f(*one), args)
 
 
 def _chunks(arm: Arm, done: int) -> Iterator[tuple[Phase, range, bool]]:

@@ -5,21 +5,23 @@ features that come from the context (`whole`, `on_features`), with running avera
 view of the batch, a penalty, a teacher.
 """
 
-from metapt.objectives.multitask import auroc, binary_tasks, task_losses, weighted_tasks
+from metapt.objectives.multitask import auroc, balanced_tasks, binary_tasks, task_losses, weighted_tasks
 from metapt.objectives.predict import Predict, on_features, stateless, whole
 from metapt.objectives.supervised import accuracy, cross_entropy, weighted_cross_entropy
-from metapt.objectives.wrappers import on_view, with_l2, with_teacher
+from metapt.objectives.wrappers import on_view, together, with_l2, with_teacher
 
 __all__ = [
     "Predict",
     "accuracy",
     "auroc",
+    "balanced_tasks",
     "binary_tasks",
     "cross_entropy",
     "on_features",
     "on_view",
     "stateless",
     "task_losses",
+    "together",
     "weighted_cross_entropy",
     "weighted_tasks",
     "whole",

@@ -76,5 +76,33 @@ def with_teacher(objective: Objective, decay: float) -> Objective:
     return wrapped
 
 
+def together(first: Objective, second: Objective, copies: bool = False) -> Objective:
+    """`first + second` on one encoder: params `{"encoder", "head", "second_head"}`, batch `(first's, second's)`.
+
+    Both see params `{"encoder", "head"}`, one context and one `extra`, `second` after `first`.
+
+    Args:
+        copies: the parameters are stacked, leaves `[2, ...]`, and each objective sees its own row (`optimizers.pcgrad`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> times = lambda params, context, extra, batch, key: (batch * params["encoder"] * params["head"], extra)
+        >>> params = {"encoder": 2.0, "head": 3.0, "second_head": 5.0}
+        >>> together(times, times)(params, None, None, (1.0, 10.0), jax.random.key(0))
+        (106.0, None)
+    """
+
+    def objective(params, context, extra, batch, key):
+        row = lambda i: jax.tree.map(lambda leaf: leaf[i], params) if copies else params
+        one, two = row(0), row(1)
+        first_key, second_key = jax.random.split(key)
+        loss, extra = first({"encoder": one["encoder"], "head": one["head"]}, context, extra, batch[0], first_key)
+        tree = {"encoder": two["encoder"], "head": two["second_head"]}
+        other, extra = second(tree, context, extra, batch[1], second_key)
+        return loss + other, extra
+
+    return objective
+
+
 def _with_teacher(context, teacher, batch):
     return context(batch, teacher)

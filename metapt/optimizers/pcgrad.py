@@ -11,9 +11,9 @@ from metapt.types import PyTree
 
 
 class PCGradState(NamedTuple):
-    """The key that orders the losses."""
+    """The key that orders the losses, as plain numbers: a state is saved like any other."""
 
-    key: Array
+    key_data: Array
 
 
 def pcgrad(shared: PyTree = True, seed: int = 0) -> optax.GradientTransformation:
@@ -40,10 +40,10 @@ def pcgrad(shared: PyTree = True, seed: int = 0) -> optax.GradientTransformation
     """
 
     def init(params: PyTree) -> PCGradState:
-        return PCGradState(jax.random.key(seed))
+        return PCGradState(jax.random.key_data(jax.random.key(seed)))
 
     def update(updates, state, params=None):
-        key, order_key = jax.random.split(state.key)
+        key, order_key = jax.random.split(jax.random.wrap_key_data(state.key_data))
         common = jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), shared, updates)
         pairs = list(zip(jax.tree.leaves(updates), jax.tree.leaves(common), strict=True))
         losses = len(pairs[0][0])
@@ -56,7 +56,7 @@ def pcgrad(shared: PyTree = True, seed: int = 0) -> optax.GradientTransformation
             rows = weights if flag else jnp.ones(losses)
             return jnp.broadcast_to(jnp.tensordot(rows.astype(leaf.dtype), leaf, 1), leaf.shape)
 
-        return jax.tree.map(combine, updates, common), PCGradState(key)
+        return jax.tree.map(combine, updates, common), PCGradState(jax.random.key_data(key))
 
     return optax.GradientTransformation(init, update)
 

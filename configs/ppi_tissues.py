@@ -1,0 +1,125 @@
+"""Which of 400 gene sets are worth pre-training on? Graph networks on protein interactions in tissues of the brain.
+
+    metapt run ppi_tissues --data FOLDER
+
+FOLDER holds ppi_brain_tissues.npz; without it METAPT_DATA is read. Pre-training: 400 gene sets (cellular components,
+molecular functions, pathways) of the genes of four tissues. Fine-tuning: 50 rare hallmark gene sets of part of these
+genes. Test: genes that were never seen with a label, in tissues that were never seen. Arms: no pre-training (`none`),
+equal weights (`equal`), all tasks trained together from the start (`cotrain`, and with gradient surgery
+`cotrain_pcgrad`), random weights (`random`), weights learned while pre-training proceeds (`meta`), pre-training afresh
+with them (`replay`). Curves come from further genes in the tissues of pre-training; the test genes are read once, at the
+end.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _common import stack
+from _graphs import GraphConfig, graph_experiment
+
+from metapt import data, models, objectives, recipes
+from metapt.io.experiment import Experiment
+from metapt.models.graphs import Convolution
+
+METHOD = recipes.task_weights.METHOD
+
+
+@dataclass(frozen=True)
+class Config(GraphConfig):
+    """Every field can be set on the command line."""
+
+    convolution: Convolution = "gcn"
+    """Kind of message passing."""
+    train_share: float = 0.18
+    """Share of the genes that are labelled for the fine-tuning inside meta-learning."""
+    validation_share: float = 0.18
+    """Share of the genes that are labelled for the loss that the weights minimise. The final fine-tuning trains on both kinds."""
+    monitor_share: float = 0.1
+    """Share of the genes for the curves."""
+    test_share: float = 0.3
+    """Share of the genes for the test."""
+    pretrain_tissues: int = 4
+    """Tissues to pre-train and fine-tune on; the test is on the others."""
+    shuffled: float = 0.0
+    """Share of the pre-training tasks whose labels are shuffled: planted negative transfer."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.shuffled > 1 or self.pretrain_tissues > 6:
+            raise ValueError(
+                f"shuffled={self.shuffled} must be at most 1, pretrain_tissues={self.pretrain_tissues} at most 6 (of 7)"
+            )
+
+    def least(self) -> dict[str, float]:
+        return super().least() | {"shuffled": 0.0}
+
+
+def experiment(config: Config) -> Experiment:
+    """The arms of the comparison."""
+    tissues = data.ppi_tissues(config.data)
+    genes, tasks = tissues.y_pretrain.shape
+    room = genes, int(np.diff(tissues.graphs.edge_start).max())
+    graphs = jax.tree.map(jnp.asarray, tissues.graphs)
+    expressed = jnp.asarray(tissues.expressed)
+    encoder = models.graph_network(
+        tissues.graphs.nodes.shape[1], 0, config.width, config.layers, config.convolution, "node", config.dropout
+    )
+    labels = lambda y, tissue: jnp.where(expressed[tissue][:, None], y, data.ABSENT)
+    graph = lambda tissue: graphs.batch(tissue[None], *room)
+
+    def draw(arrays, part, key, steps):
+        of = jax.random.choice(key, arrays["tissues"], (steps,))
+        return jax.vmap(graph)(of), jax.vmap(lambda tissue: labels(arrays[part], tissue))(of)
+
+    def score(predict, arrays, examples):
+        of_tissue = lambda tissue: objectives.auroc(predict(graph(tissue)), labels(examples["y"], tissue))
+        return jax.lax.map(of_tissue, examples["tissues"]).mean()
+
+    arrays, test = _arrays(config, tissues)
+    return graph_experiment(
+        config,
+        encoder,
+        config.width,
+        tasks,
+        tissues.y_finetune.shape[1],
+        draw,
+        score,
+        arrays,
+        test,
+        tissues.family,
+        tissues.family_names,
+    )
+
+
+def _arrays(config: Config, tissues: data.Tissues):
+    """One split of genes and tissues a seed, stacked; test apart. A gene's labels are absent where it plays no part."""
+    genes, tasks = tissues.y_pretrain.shape
+    only = lambda y, kept: np.where(np.isin(np.arange(genes), kept)[:, None], y, data.ABSENT)
+    runs, tests = [], []
+    for seed in range(config.seeds):
+        rng = np.random.default_rng([config.seed, seed])
+        sizes = {
+            name: round(getattr(config, f"{name}_share") * genes) for name in ("train", "validation", "monitor", "test")
+        }
+        rows = data.split(rng, genes, sizes)
+        y_pretrain = tissues.y_pretrain.copy()
+        for task in rng.permutation(tasks)[: round(config.shuffled * tasks)]:
+            y_pretrain[:, task] = rng.permutation(y_pretrain[:, task])
+        order = rng.permutation(len(tissues.expressed))
+        seen, unseen = np.split(order, [config.pretrain_tissues])
+        y = tissues.y_finetune
+        hidden = np.union1d(rows["test"], rows["monitor"])
+        runs.append(
+            {
+                "tissues": seen,
+                "pretrain": only(y_pretrain, np.setdiff1d(np.arange(genes), hidden)),
+                "train": only(y, rows["train"]),
+                "validation": only(y, rows["validation"]),
+                "labelled": only(y, np.union1d(rows["train"], rows["validation"])),
+                "monitor": {"y": only(y, rows["monitor"]), "tissues": seen},
+            }
+        )
+        tests.append({"y": only(y, rows["test"]), "tissues": unseen})
+    return stack(runs), stack(tests)
