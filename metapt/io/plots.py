@@ -10,6 +10,8 @@ _COLORS = {
     "none": "#999999",
     "equal": "#0072B2",
     "random": "#56B4E9",
+    "cotrain": "#CC79A7",
+    "cotrain_pcgrad": "#882255",
     "meta": "#D55E00",
     "replay": "#E69F00",
     "oracle": "#009E73",
