@@ -69,7 +69,7 @@ def _problem(name, optimizer, dtype):
     cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
     params = cast({"w": jax.random.normal(jax.random.key(0), (4, 3)), "b": jnp.zeros(3)})
     x = cast(jax.random.normal(jax.random.key(1), (5, 6, 4)))
-    y = jnp.ones((5, 6), int) if labels == "int" else cast(jnp.ones((5, 6, 3)))
+    y = jnp.ones((5, 6), int) if labels == "int" else cast(jnp.arange(90).reshape(5, 6, 3) % 2)
     context = cast(jnp.array(context)) if isinstance(context, list) else cast(context)
     return stage, stages.start(stage, params), context, (x, y)
 
