@@ -10,8 +10,8 @@ equal weights (`equal`), all tasks trained together from the start (`cotrain`, a
 with them (`replay`). Curves come from further genes in the tissues of pre-training; the test genes are read once, at the
 end.
 
-About fifteen minutes on one CPU core. Expected: none 0.572, equal 0.629, cotrain_pcgrad 0.637, meta 0.633, replay 0.634; learned
-weights are not yet significantly above equal ones (docs/graphs.md).
+About twenty minutes on one busy CPU core. Expected: none 0.572, equal 0.629, cotrain_pcgrad 0.637, meta 0.633, replay
+0.634; learned weights are not yet significantly above equal ones (docs/graphs.md).
 Planted negative transfer, half of the tasks with shuffled labels: --shuffled 0.5
 """
 

@@ -49,7 +49,7 @@ def task_weights(
         warm_start: the head goes on from the last outer step, as in the paper. By default it starts afresh each time:
             a head that has long overfitted its few labels makes the validation gradient speak of the head, not of the
             features (on the digits, weights that separate real from noise tasks became hardly better than chance).
-        loss: of fine-tuning: `cross_entropy` or `binary_tasks`.
+        loss: of fine-tuning: `cross_entropy`, `binary_tasks` or, where 1s are rare, `balanced_tasks`.
         transfer: what fine-tuning trains inside meta-learning: the `"head"`, as in the paper, or the whole `"network"`.
     """
     pretrain_model = with_head(encoder, linear(features, tasks))
