@@ -44,6 +44,30 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def sha256(path: Path) -> bytes:
-    """A file's checksum as text, for the seal beside a cache."""
+def write_sealed(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz file and beside it its seal, `<name>.sha256`; whoever reads meanwhile sees the old file or the new one.
+
+    Raises:
+        OSError: if it cannot be written; then nothing is left behind.
+    """
+    part = path.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
+    try:
+        np.savez_compressed(part, **arrays)  # pyright: ignore[reportArgumentType]
+        seal(path).write_bytes(_sha256(part))
+        os.replace(part, path)  # last: a file without its seal counts as damaged
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is the one that was sealed."""
+    return seal(path).exists() and seal(path).read_bytes() == _sha256(path)
+
+
+def seal(path: Path) -> Path:
+    """Where a file's checksum is kept."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).hexdigest().encode()

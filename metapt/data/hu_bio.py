@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metapt.data.files import one_line, sha256
+from metapt.data.files import intact, one_line, seal, write_sealed
 from metapt.data.graphs import GraphSet
 from metapt.data.torch_file import read_collated
 
@@ -69,10 +69,9 @@ def hu_bio(path: str | Path = "") -> HuBio:
     cache = Path(given, "hu_bio.npz")
     if not cache.exists():
         convert(Path(given), cache)
-    seal = _seal(cache)
-    if not seal.exists() or seal.read_bytes() != sha256(cache):
+    if not intact(cache):
         raise ValueError(
-            f"hu_bio: {cache} is damaged, or {seal.name} is not its own: copy both again, or delete both and convert"
+            f"hu_bio: {cache} is damaged, or {seal(cache).name} is not its own: copy both again, or delete both and convert"
         )
     with np.load(cache, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive}
@@ -96,18 +95,12 @@ def convert(source: Path, target: Path) -> None:
     except Exception as error:  # damage shows as UnpicklingError, EOFError, BadZipFile, KeyError, TypeError, ...
         raise ValueError(f"hu_bio: {path} cannot be read ({one_line(error)}): {_CURE}") from error
     arrays = _checked(path, fields, starts)
-    part = target.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
     try:
-        np.savez_compressed(part, **arrays)  # pyright: ignore[reportArgumentType]
-        _seal(target).write_bytes(sha256(part))
-        os.replace(part, target)  # last: a file without its seal counts as damaged
+        write_sealed(target, arrays)
     except OSError as error:
         raise ValueError(
             f"hu_bio: {target} cannot be written ({one_line(error)}): make room, or copy the data elsewhere"
         ) from error
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 def species_split(species: np.ndarray, seed: int = 42) -> dict[str, np.ndarray]:
@@ -214,7 +207,3 @@ def _checked(path: Path, fields: dict[str, np.ndarray], starts: dict[str, np.nda
         "y_finetune": binary("go_target_downstream").reshape(count, -1),
         "species": fields["species_id"].astype(np.int32),
     }
-
-
-def _seal(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")

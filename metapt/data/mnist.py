@@ -13,7 +13,7 @@ import numpy as np
 from sklearn import datasets
 
 from metapt.data.digits import Labelled
-from metapt.data.files import one_line, read_npz, sha256
+from metapt.data.files import intact, one_line, read_npz, write_sealed
 
 _log = logging.getLogger("metapt")
 _IDX = {
@@ -107,25 +107,21 @@ def _read_idx(folder: Path, file: str) -> np.ndarray:
 def _from_openml() -> dict[str, np.ndarray]:
     try:
         cache = Path(datasets.get_data_home(), "metapt", "mnist.npz")
-        seal = cache.with_name("mnist.npz.sha256")
         if not cache.exists():
             _log.info("mnist: downloading from OpenML, once; this takes a minute or two (kept in %s)", cache)
-            _download(cache, seal)
-        intact = seal.exists() and seal.read_bytes() == sha256(cache)
+            _download(cache)
+        undamaged = intact(cache)
     except (OSError, HTTPException, ValueError) as error:
         raise ValueError(f"mnist: it cannot be fetched from OpenML ({one_line(error)}): {_CURE}") from error
-    if not intact:
+    if not undamaged:
         raise ValueError(f"mnist: {cache} is damaged: delete it, and it is downloaded again")
     return _from_files(cache)
 
 
-def _download(cache: Path, seal: Path) -> None:
+def _download(cache: Path) -> None:
     # This parser needs no pandas.
     x, y = datasets.fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", return_X_y=True)
     x, y = x.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.uint8)
     n = 60_000  # the official train part comes first
     cache.parent.mkdir(exist_ok=True)
-    part = cache.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
-    np.savez_compressed(part, x_train=x[:n], y_train=y[:n], x_test=x[n:], y_test=y[n:])
-    seal.write_bytes(sha256(part))
-    os.replace(part, cache)  # last: a cache without its seal counts as damaged
+    write_sealed(cache, {"x_train": x[:n], "y_train": y[:n], "x_test": x[n:], "y_test": y[n:]})
