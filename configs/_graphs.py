@@ -1,8 +1,8 @@
-"""What the experiments on graphs share: fields, arms, the final fine-tuning."""
+"""What the experiments on graphs share: fields, arms, who sees which labels, the final fine-tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,13 @@ import numpy as np
 import optax
 from _common import REPORT, Steps, schedule
 
-from metapt import meta, models, objectives, optimizers, recipes, solvers, stages
-from metapt.hypergrad import implicit
-from metapt.io import arms, plots
+from metapt import data, meta, models, objectives, recipes, solvers, stages
+from metapt.io import arms, plots, stats
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
 from metapt.models.graphs import Convolution
 from metapt.types import Batches, Stage, StatefulModel
-
-# (arrays, part, key, steps) -> batches [steps, ...] of (graph, labels); parts: "pretrain", "train", "validation", "labelled"
-Draw = Callable[[Any, str, jax.Array, int], Any]
-# (predict: graph -> logits, arrays, examples) -> area under the curve
-Score = Callable[[Callable[[Any], jax.Array], Any, Any], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -57,80 +51,149 @@ class GraphConfig(Steps):
     """Share of units dropped between layers in training."""
     transfer: Literal["head", "network"] = "head"
     """What that fine-tuning trains: the head, as in the paper, or the whole network."""
-    weights: Literal["softmax", "sigmoid"] = "softmax"
-    """How the weights come from the meta-parameters: relative to each other, or each by itself as in the paper."""
+    weights: Literal["softmax", "sigmoid", "families"] = "softmax"
+    """How the weights come from the meta-parameters: relative to each other, each by itself as in the paper, or one a family."""
     meta_lr: float = 0.1
     """Adam's learning rate for the weights at first; along a cosine it comes to 0."""
+    meta_share: float = 1.0
+    """Share of the learning steps after which it is 0."""
+    shuffled: float = 0.0
+    """Share of the pre-training tasks whose labels are shuffled: planted negative transfer."""
+    access: tuple[float, ...] = (1.0,)
+    """Shares of the labelled examples that meta-learning sees, one set of runs each; below 1: partial fine-tuning access."""
+    unseen_tasks: int = 0
+    """Fine-tuning tasks that meta-learning does not see; the arms are then fine-tuned and judged on those alone."""
     final: Literal["linear", "full"] = "linear"
     """The final fine-tuning: of a linear head on the features, or of the whole network."""
 
     def __post_init__(self):
         check_numbers(self, **self.least())
+        for name in ("shuffled", "meta_share"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most 1")
+        if not self.access or not 0 < min(self.access) <= max(self.access) <= 1:
+            raise ValueError(f"access={self.access} must name shares above 0, at most 1")
 
     def least(self) -> dict[str, float]:
-        return {"seed": 0, "neumann_terms": 0, "warm_up": 0, "dropout": 0.0, "outer_steps": self.warm_up + 1}
+        zero = ("seed", "neumann_terms", "warm_up", "dropout", "shuffled", "unseen_tasks")
+        return dict.fromkeys(zero, 0.0) | {"outer_steps": self.warm_up + 1}
 
 
-def graph_experiment(
-    config: GraphConfig,
-    encoder: StatefulModel,
-    features: int,
-    tasks: int,
-    classes: int,
-    draw: Draw,
-    score: Score,
-    arrays: Any,
-    test: Any,
-    family: np.ndarray,
-    family_names: tuple[str, ...],
-) -> Experiment:
+class Problem(NamedTuple):
+    """What a data set brings to the comparison."""
+
+    encoder: StatefulModel
+    features: int
+    # (arrays, part, key, steps) -> random batches [steps, ...] of (graph, labels)
+    # parts: "pretrain"; "train", "validation" and both ("seen"), as meta-learning sees them; all of both ("labelled")
+    draw: Callable[[Any, str, jax.Array, int], Any]
+    batch: Callable[[Any, Any], Any]  # (arrays, item) -> (graph, labels [B, t]) of fine-tuning
+    score: Callable[
+        [jax.Array, jax.Array], jax.Array
+    ]  # (logits, labels) [items, B, t] -> area under the curve by task [t]
+    arrays: (
+        Any  # leaves [runs, ...]: what `draw` needs, the masks of `Run`, all items of "labelled_items" and "monitor"
+    )
+    test: Any  # items, leaves [runs, items, ...]
+    family: np.ndarray  # int [T], of the pre-training tasks
+    family_names: tuple[str, ...]
+
+
+class Run(NamedTuple):
+    """One run's share of labelled examples that meta-learning sees, its generators, and which tasks play which part."""
+
+    access: float
+    splits: np.random.Generator
+    plants: np.random.Generator
+    masks: dict[str, np.ndarray]  # bool [t]: "learned_from" by meta-learning, "judged" in the end
+
+    def seen(self, rows: np.ndarray) -> np.ndarray:
+        """The share of `rows`, which are in random order, that meta-learning sees."""
+        return rows[: max(1, round(self.access * len(rows)))]
+
+
+def each_run(config: GraphConfig, classes: int) -> Iterator[Run]:
+    """Ordered by access, then by seed: splits, tasks and planted labels of a seed are the same at every access."""
+    if config.unseen_tasks >= classes:
+        raise ValueError(f"unseen_tasks={config.unseen_tasks} must be below {classes}, the fine-tuning tasks")
+    for access in config.access:
+        for seed in range(config.seeds):
+            splits, plants, chooses = (np.random.default_rng([config.seed, seed, part]) for part in range(3))
+            unseen = np.isin(np.arange(classes), chooses.permutation(classes)[: config.unseen_tasks])
+            yield Run(access, splits, plants, {"learned_from": ~unseen, "judged": unseen | ~unseen.any()})
+
+
+def shuffle_tasks(config: GraphConfig, run: Run, y: np.ndarray) -> np.ndarray:
+    """Labels `[N, T]` with those of a share of the tasks dealt anew among the examples that they were measured on."""
+    y = y.copy()
+    for task in run.plants.permutation(y.shape[1])[: round(config.shuffled * y.shape[1])]:
+        measured = np.flatnonzero(y[:, task] >= 0)
+        y[measured, task] = run.plants.permutation(y[measured, task])
+    return y
+
+
+def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
     """The comparison: pre-training tasks, their weights, and binary tasks to fine-tune on."""
-    learned = {"softmax": meta.softmax_weights, "sigmoid": meta.sigmoid_weights}[config.weights](tasks)
-    steps = schedule(config)
-    adam = optax.adam(config.pretrain_lr)
+    features, tasks = problem.features, len(problem.family)
+    classes = problem.arrays["judged"].shape[1]
+    learned = {
+        "softmax": meta.softmax_weights(tasks),
+        "sigmoid": meta.sigmoid_weights(tasks),
+        "families": meta.grouped(meta.softmax_weights(tasks), problem.family),
+    }[config.weights]
+    steps = schedule(config, config.meta_share)
     method = recipes.task_weights.task_weights(
-        encoder,
+        problem.encoder,
         features,
         tasks,
         classes,
         learned,
-        pretrain_optimizer=adam,
+        pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
         meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1])),
         solve=solvers.neumann(config.neumann_terms),
         loss=objectives.balanced_tasks,
         transfer=config.transfer,
     )
+    draw = _by_role(problem)
     cost = Cost(config.pretrain_steps, config.finetune_steps)
     finish = lambda context, pretrain: {"encoder": (pretrain.params["encoder"], pretrain.extra), "weights": context}
+    equal = lambda key, arrays, exports: jnp.ones(tasks)
 
-    def fixed(name, weigh, steps=config.outer_steps):
-        context = lambda key, arrays, exports: weigh(key, exports)
+    def fixed(name, weights=equal, steps=config.outer_steps, weigh=None):
         start = method.start_pretrain
-        return arms.pretraining(name, method.pretrain_fit, steps, config.pretrain_steps, context, start, finish)
+        return arms.pretraining(
+            name, method.pretrain_fit, steps, config.pretrain_steps, weights, start, finish, weigh=weigh
+        )
 
     def cotrain(name, surgery):
-        stage, start, end = _cotraining(method, models.linear(features, classes, zero=True), adam, surgery)
-        both = lambda arrays, key: Batches(
-            tuple(
-                draw(arrays, part, k, config.pretrain_steps)
-                for part, k in zip(BOTH, jax.random.split(key), strict=True)
-            ),
-            None,
-            None,
-        )
-        export = lambda context, state: finish(context, end(state))
-        context = lambda key, arrays, exports: jnp.ones(tasks)
-        return arms.pretraining(
-            name, implicit(stage), config.outer_steps, 2 * config.pretrain_steps, context, start, export, both
+        both = recipes.cotraining.cotraining(
+            method, features, classes, optax.adam(config.pretrain_lr), surgery, objectives.balanced_tasks
         )
 
+        def batches(arrays, key):
+            keys = jax.random.split(key)
+            part = lambda name, key: draw(arrays, name, key, config.pretrain_steps)
+            return Batches((part("pretrain", keys[0]), part("seen", keys[1])), None, None)
+
+        export = lambda context, state: finish(context, both.pretrained(state))
+        price = 2 * config.pretrain_steps
+        return arms.pretraining(name, both.fit, config.outer_steps, price, equal, both.start, export, batches)
+
     compared = (
-        fixed("none", lambda key, exports: jnp.ones(tasks), steps=0),
-        fixed("equal", lambda key, exports: jnp.ones(tasks)),
+        fixed("none", steps=0),
+        fixed("equal"),
         cotrain("cotrain", surgery=False),
         cotrain("cotrain_pcgrad", surgery=True),
-        fixed("random", lambda key, exports: tasks * jax.random.dirichlet(key, jnp.ones(tasks))),
+        fixed("random", lambda key, arrays, exports: tasks * jax.random.dirichlet(key, jnp.ones(tasks))),
+        fixed(
+            "cosine",
+            weigh=arms.Weigh(
+                config.warm_up,
+                recipes.gradient_cosine.gradient_cosine(method, tasks),
+                (tasks + 1) * config.pretrain_steps + 2 * (config.finetune_steps + 1),
+            ),
+        ),
         arms.learning(
             "meta",
             method.algorithm,
@@ -139,9 +202,9 @@ def graph_experiment(
             lambda key, arrays: method.start(key, learned.init(key)),
             lambda state: finish(learned.constrain(state.phi), state.pretrain),
         ),
-        fixed("replay", lambda key, exports: exports["meta"]["weights"]),
+        fixed("replay", lambda key, arrays, exports: exports["meta"]["weights"]),
     )
-    judge = _fine_tune_and_score(config, method.finetune_model, encoder, features, classes, draw, score)
+    judge = _fine_tune_and_score(config, problem, method.finetune_model, classes, draw)
 
     def outer_draw(arrays, key):
         keys = jax.random.split(key, 3)
@@ -154,72 +217,113 @@ def graph_experiment(
     return Experiment(
         metric="test area under the ROC curve after fine-tuning, mean over tasks",
         higher_is_better=True,
-        data=arrays,
-        test=test,
+        data=problem.arrays,
+        test=problem.test,
         draw=outer_draw,
         arms=compared,
         monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
         evaluate=judge,
         baseline="equal",
-        summarize=lambda outcome: _figures(compared, family, family_names, outcome),
-        plots=lambda outcome: {
-            "weights": plots.families(outcome.exports["meta"]["weights"], family, family_names),
-            "learning_curves": plots.learning_curves(
-                outcome.curves, "outer step", "area under the ROC curve, held out"
-            ),
-            "hypergradient": plots.reports(outcome.infos["meta"], REPORT),
-        },
+        summarize=lambda outcome: _figures(config, compared, problem, outcome),
+        plots=lambda outcome: _plots(config, problem, outcome),
         seeds_together=False,
     )
 
 
-BOTH = "pretrain", "labelled"  # what co-training sees at once
+def _by_role(problem: Problem):
+    """`problem.draw`, without the labels of fine-tuning tasks that play no part."""
+
+    def draw(arrays, part, key, steps):
+        graph, y = problem.draw(arrays, part, key, steps)
+        if part == "pretrain":
+            return graph, y
+        return graph, jnp.where(arrays["judged" if part == "labelled" else "learned_from"], y, data.ABSENT)
+
+    return draw
 
 
-def _cotraining(method, second_head, optimizer, surgery: bool):
-    """Pre-training and fine-tuning tasks trained together from the start: (stage, its start, its end as pre-training's)."""
-    objective = objectives.together(
-        method.pretrain.objective, objectives.balanced_tasks(objectives.whole(method.finetune_model)), copies=surgery
-    )
-    shared = {"encoder": True, "head": False, "second_head": False}
-    stage = Stage(objective, optax.chain(optimizers.pcgrad(shared), optimizer) if surgery else optimizer)
+def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: int, draw):
+    """(encoder, arrays, items, key) -> area under the curve by task, after fine-tuning on all labelled examples."""
+    head = models.linear(problem.features, classes, zero=True)
+    optimizer = optax.adam(config.final_lr)
+    of_features = Stage(objectives.balanced_tasks(objectives.whole(head)), optimizer)
+    of_network = Stage(objectives.balanced_tasks(objectives.whole(model)), optimizer)
 
-    def start(key):
-        state = method.start_pretrain(key)
-        params = {**state.params, "second_head": second_head.init(key)}
-        return stages.start(stage, optimizers.replicate(params, 2) if surgery else params, state.extra)
+    def on_all(apply, arrays, items):
+        def on_one(item):
+            graph, y = problem.batch(arrays, item)
+            return apply(graph), y
 
-    return stage, start, lambda state: state._replace(params=optimizers.merge(state.params)) if surgery else state
+        return jax.lax.map(on_one, items)  # one after the other: all graphs at once would not fit
 
+    def linear(params, extra, arrays, key):
+        encode = lambda graph: problem.encoder.apply(params, extra, graph, key, "running")[0]
+        features, y = on_all(encode, arrays, arrays["labelled_items"])
+        flat = lambda a: a.reshape(-1, a.shape[-1])
+        batch = flat(features), jnp.where(arrays["judged"], flat(y), data.ABSENT)
+        step = lambda state, key: stages.step(of_features, None, state, (batch, key))
+        state, _ = stages.loop.auto(
+            step, stages.start(of_features, head.init(key)), jax.random.split(key, config.final_steps)
+        )
+        return lambda graph: head.apply(state.params, encode(graph))
 
-def _fine_tune_and_score(config: GraphConfig, model, encoder, features: int, classes: int, draw: Draw, score: Score):
-    """(encoder, arrays, examples, key) -> area under the curve, after fine-tuning on all labelled examples."""
-    head = models.linear(features, classes, zero=True)
-    linear = config.final == "linear"
-    predict = objectives.on_features(encoder, head) if linear else objectives.whole(model)
-    tested = predict if linear else objectives.whole(model, mode="running")
-    stage = Stage(objectives.balanced_tasks(predict), optax.adam(config.final_lr))
-
-    def judge(encoder, arrays, examples, key):
-        params, extra = encoder
-        start, context = (head.init(key), params) if linear else ({"encoder": params, "head": head.init(key)}, None)
-
+    def full(params, extra, arrays, key):
         def step(state, key):
             batch_key, step_key = jax.random.split(key)
             batch = jax.tree.map(lambda a: a[0], draw(arrays, "labelled", batch_key, 1))
-            return stages.step(stage, context, state, (batch, step_key))
+            return stages.step(of_network, None, state, (batch, step_key))
 
-        # Drawn step by step: hundreds of batches of graphs at once would not fit.
-        state, _ = stages.loop.auto(step, stages.start(stage, start, extra), jax.random.split(key, config.final_steps))
-        return score(lambda graph: tested(state.params, context, state.extra, graph, key)[0], arrays, examples)
+        start = stages.start(of_network, {"encoder": params, "head": head.init(key)}, extra)
+        state, _ = stages.loop.auto(step, start, jax.random.split(key, config.final_steps))
+        return lambda graph: model.apply(state.params, state.extra, graph, key, "running")[0]
+
+    fine_tune = {"linear": linear, "full": full}[config.final]
+
+    def judge(encoder, arrays, items, key):
+        params, extra = encoder
+        logits, y = on_all(fine_tune(params, extra, arrays, key), arrays, items)
+        return jnp.where(arrays["judged"], problem.score(logits, y), jnp.nan)
 
     return judge
 
 
-def _figures(compared, family: np.ndarray, family_names: tuple[str, ...], outcome: Outcome) -> dict[str, Any]:
-    """`mean_weight`: of every family of pre-training tasks, over the seeds."""
+def _figures(config: GraphConfig, compared, problem: Problem, outcome: Outcome) -> dict[str, Any]:
+    """`mean_weight`: of every family of pre-training tasks, over the runs; `by_access`: the comparison at every access."""
     weights = np.asarray(outcome.exports["meta"]["weights"], float)
+    by_access = {}
+    for i, share in enumerate(config.access):
+        these = slice(i * config.seeds, (i + 1) * config.seeds)
+        by_access[str(share)] = {
+            name: {"mean": float(score[these].mean())}
+            | ({} if name == "equal" else {"minus_equal": stats.paired(score[these], outcome.scores["equal"][these])})
+            for name, score in outcome.scores.items()
+        }
     return {
-        "mean_weight": {name: float(weights[:, family == i].mean()) for i, name in enumerate(family_names)},
+        "mean_weight": {
+            name: float(weights[:, problem.family == i].mean()) for i, name in enumerate(problem.family_names)
+        },
+        "by_access": by_access,
         "gradient_evaluations": arms.gradient_evaluations(compared),
     }
+
+
+def _plots(config: GraphConfig, problem: Problem, outcome: Outcome):
+    area = "area under the ROC curve"
+    figures = {
+        "weights": plots.families(outcome.exports["meta"]["weights"], problem.family, problem.family_names),
+        "learning_curves": plots.learning_curves(outcome.curves, "outer step", f"{area}, held out"),
+        "hypergradient": plots.reports(outcome.infos["meta"], REPORT),
+        "gain_by_task": plots.gains(
+            {name: outcome.parts[name] - outcome.parts["equal"] for name in ("none", "meta", "replay")},
+            "fine-tuning task (sorted by the gain of meta)",
+            f"{area}, minus that of equal weights",
+        ),
+    }
+    if len(config.access) > 1:
+        figures["access"] = plots.by_level(
+            {name: score.reshape(len(config.access), -1) for name, score in outcome.scores.items()},
+            config.access,
+            "share of the labelled examples that meta-learning sees",
+            area,
+        )
+    return figures

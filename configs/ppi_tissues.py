@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _common import stack
-from _graphs import GraphConfig, graph_experiment
+from _graphs import GraphConfig, Problem, each_run, graph_experiment, shuffle_tasks
 
 from metapt import data, models, objectives, recipes
 from metapt.io.experiment import Experiment
@@ -46,24 +46,17 @@ class Config(GraphConfig):
     """Share of the genes for the test."""
     pretrain_tissues: int = 4
     """Tissues to pre-train and fine-tune on; the test is on the others."""
-    shuffled: float = 0.0
-    """Share of the pre-training tasks whose labels are shuffled: planted negative transfer."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shuffled > 1 or self.pretrain_tissues > 6:
-            raise ValueError(
-                f"shuffled={self.shuffled} must be at most 1, pretrain_tissues={self.pretrain_tissues} at most 6 (of 7)"
-            )
-
-    def least(self) -> dict[str, float]:
-        return super().least() | {"shuffled": 0.0}
+        if self.pretrain_tissues > 6:
+            raise ValueError(f"pretrain_tissues={self.pretrain_tissues} must be at most 6 (of 7)")
 
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
     tissues = data.ppi_tissues(config.data)
-    genes, tasks = tissues.y_pretrain.shape
+    genes = len(tissues.y_pretrain)
     room = genes, int(np.diff(tissues.graphs.edge_start).max())
     graphs = jax.tree.map(jnp.asarray, tissues.graphs)
     expressed = jnp.asarray(tissues.expressed)
@@ -77,53 +70,40 @@ def experiment(config: Config) -> Experiment:
         of = jax.random.choice(key, arrays["tissues"], (steps,))
         return jax.vmap(graph)(of), jax.vmap(lambda tissue: labels(arrays[part], tissue))(of)
 
-    def score(predict, arrays, examples):
-        of_tissue = lambda tissue: objectives.auroc(predict(graph(tissue)), labels(examples["y"], tissue))
-        return jax.lax.map(of_tissue, examples["tissues"]).mean()
-
+    batch = lambda arrays, item: (graph(item["tissue"]), labels(item["y"], item["tissue"]))
+    score = lambda logits, y: jnp.nanmean(jax.vmap(objectives.auroc)(logits, y), axis=0)
     arrays, test = _arrays(config, tissues)
-    return graph_experiment(
-        config,
-        encoder,
-        config.width,
-        tasks,
-        tissues.y_finetune.shape[1],
-        draw,
-        score,
-        arrays,
-        test,
-        tissues.family,
-        tissues.family_names,
-    )
+    problem = Problem(encoder, config.width, draw, batch, score, arrays, test, tissues.family, tissues.family_names)
+    return graph_experiment(config, problem)
 
 
 def _arrays(config: Config, tissues: data.Tissues):
-    """One split of genes and tissues a seed, stacked; test apart. A gene's labels are absent where it plays no part."""
-    genes, tasks = tissues.y_pretrain.shape
+    """One split of genes and tissues a run, stacked; test apart. A gene's labels are absent where it plays no part."""
+    genes, classes = tissues.y_finetune.shape
     only = lambda y, kept: np.where(np.isin(np.arange(genes), kept)[:, None], y, data.ABSENT)
+    y = tissues.y_finetune
+    items = lambda rows, tissues: {"tissue": tissues, "y": np.repeat(only(y, rows)[None], len(tissues), axis=0)}
     runs, tests = [], []
-    for seed in range(config.seeds):
-        rng = np.random.default_rng([config.seed, seed])
+    for run in each_run(config, classes):
         sizes = {
             name: round(getattr(config, f"{name}_share") * genes) for name in ("train", "validation", "monitor", "test")
         }
-        rows = data.split(rng, genes, sizes)
-        y_pretrain = tissues.y_pretrain.copy()
-        for task in rng.permutation(tasks)[: round(config.shuffled * tasks)]:
-            y_pretrain[:, task] = rng.permutation(y_pretrain[:, task])
-        order = rng.permutation(len(tissues.expressed))
-        seen, unseen = np.split(order, [config.pretrain_tissues])
-        y = tissues.y_finetune
+        rows = data.split(run.splits, genes, sizes)
+        seen, unseen = np.split(run.splits.permutation(len(tissues.expressed)), [config.pretrain_tissues])
+        y_pretrain = shuffle_tasks(config, run, tissues.y_pretrain)
+        labelled = {name: run.splits.permutation(rows[name]) for name in ("train", "validation")}
+        parts = {name: run.seen(part) for name, part in labelled.items()}
+        parts |= {"seen": np.concatenate([*parts.values()]), "labelled": np.concatenate([*labelled.values()])}
         hidden = np.union1d(rows["test"], rows["monitor"])
         runs.append(
             {
                 "tissues": seen,
                 "pretrain": only(y_pretrain, np.setdiff1d(np.arange(genes), hidden)),
-                "train": only(y, rows["train"]),
-                "validation": only(y, rows["validation"]),
-                "labelled": only(y, np.union1d(rows["train"], rows["validation"])),
-                "monitor": {"y": only(y, rows["monitor"]), "tissues": seen},
+                **{name: only(y, part) for name, part in parts.items()},
+                "labelled_items": items(parts["labelled"], seen),
+                "monitor": items(rows["monitor"], seen),
+                **run.masks,
             }
         )
-        tests.append({"y": only(y, rows["test"]), "tissues": unseen})
+        tests.append(items(rows["test"], unseen))
     return stack(runs), stack(tests)

@@ -53,6 +53,9 @@ class Algorithm(NamedTuple):
     init: Callable[[PyTree, StageState, StageState], AlgorithmState]  # (phi, pretrain, finetune) -> state
     step: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]
     warm_up: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]  # `step`, phi at rest
+    downstream: Callable[
+        [StageState, StageState, PyTree, Batches, Array], Array
+    ]  # (pretrained, finetune, meta, ...) -> loss
 
 
 def meta_pretraining(
@@ -82,13 +85,17 @@ def meta_pretraining(
         return AlgorithmState(phi, update.init(phi), pretrain, finetune)
 
     def meta_loss(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
-        pretrain_key, finetune_key, validate_key = jax.random.split(key, 3)
+        pretrain_key, *keys = jax.random.split(key, 3)
         meta = constrain(phi)
         pre, pre_info = pretrain(state.pretrain, meta, batches.pretrain, pretrain_key, report)  # P steps
-        start, context = transfer(pre, state.finetune, meta)
-        fine, fine_info = finetune(start, context, batches.finetune, finetune_key)  # K steps
-        loss, _ = validate(fine.params, context, fine.extra, batches.validation, validate_key)
+        loss, fine, fine_info = fine_tune(pre, state.finetune, meta, batches, keys)
         return loss, (pre, fine if warm_start else state.finetune, (pre_info, fine_info, loss))
+
+    def fine_tune(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys):
+        start, context = transfer(pre, fine, meta)
+        fine, info = finetune(start, context, batches.finetune, keys[0])  # K steps
+        loss, _ = validate(fine.params, context, fine.extra, batches.validation, keys[1])
+        return loss, fine, info
 
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         # The backward solve writes its report into the "gradient" with respect to `report`.
@@ -105,7 +112,10 @@ def meta_pretraining(
         info = AlgorithmInfo(*infos, hypergradient_norm=jnp.zeros(()), report=blank, skipped=jnp.array(False))
         return state._replace(pretrain=pre, finetune=fine), info
 
-    return Algorithm(init, step, warm_up)
+    def downstream(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, key: Array) -> Array:
+        return fine_tune(pre, fine, meta, batches, jax.random.split(key))[0]
+
+    return Algorithm(init, step, warm_up, downstream)
 
 
 def run(

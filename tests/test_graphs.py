@@ -55,6 +55,27 @@ def test_a_graph_that_does_not_fit_is_left_out_whole_and_its_labels_are_absent()
     np.testing.assert_array_equal(y, np.broadcast_to([[1.0, 1.0], [-1.0, -1.0]], (3, 2, 2)))
 
 
+def test_a_graph_that_is_not_there_takes_no_slot():
+    graphs, *_ = _graphs()
+    batch, plain = (graphs.batch(jnp.array(index), nodes=12, edges=20) for index in ([-1, 3, -1, 0], [3, 0]))
+    assert batch.present.tolist() == [False, True, False, True]
+    np.testing.assert_array_equal(batch.nodes, plain.nodes)
+    np.testing.assert_array_equal(batch.graph, jnp.array([1, 3, 4])[plain.graph])
+    np.testing.assert_array_equal(batch.receivers, plain.receivers)
+
+
+@pytest.mark.parametrize("rows", [[3, 1, 2, 0, 1], [[2, 2], [1, -1]]])
+def test_all_rows_come_in_batches_and_all_fit(rows):
+    graphs, *_ = _graphs()
+    index, room = data.in_batches(graphs, np.array(rows), 2)
+    assert index.shape == (*np.shape(rows)[:-1], (np.shape(rows)[-1] + 1) // 2, 2)
+    batches = index.reshape(-1, 2)
+    assert [row for row in batches.ravel() if row >= 0] == [row for row in np.ravel(rows) if row >= 0]
+    for batch in batches:
+        assert (graphs.batch(jnp.asarray(batch), *room).present == (batch >= 0)).all()
+    assert room[0] == max(sum(SIZES[row] for row in batch if row >= 0) for batch in batches)
+
+
 def test_batches_of_different_graphs_compile_once():
     graphs, *_ = _graphs()
     batch = jax.jit(lambda index: graphs.batch(index, 12, 24))
@@ -175,8 +196,15 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn(key):
     y = jax.random.randint(jax.random.key(1), (60, 5), -1, 2)
     y = y.at[:, 4].set(1)  # a task of one class
     expected = [roc_auc_score(y[y[:, t] >= 0, t], scores[y[:, t] >= 0, t]) for t in range(4)]
-    np.testing.assert_allclose(objectives.auroc(scores, y), np.mean(expected), rtol=1e-12)
-    assert objectives.auroc(scores[:, 4:], y[:, 4:]) == 0.5
+    found = objectives.auroc(scores, y)
+    np.testing.assert_allclose(found[:4], expected, rtol=1e-12)
+    assert jnp.isnan(found[4]) and jnp.isnan(objectives.auroc(scores.at[7, 2].set(jnp.nan), y)).tolist() == [
+        0,
+        0,
+        1,
+        0,
+        1,
+    ]
 
 
 def test_only_measured_labels_count(key):
@@ -344,6 +372,28 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
         data.ppi_tissues(tmp_path)
 
 
+def test_equal_molecules_have_one_number_and_others_their_own():
+    rng = np.random.default_rng(0)
+    atoms = rng.integers(1, 8, (6, 5)).astype(np.uint8)
+    bonds, kinds = (
+        np.array([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0], [2, 5]]),
+        rng.integers(0, 4, (6, 2)).astype(np.uint8),
+    )
+    number = lambda atoms, bonds, kinds: int(data.molecule_hash(data.undirected([atoms], [bonds], [kinds]))[0])
+    first, order = number(atoms, bonds, kinds), rng.permutation(6)
+    place = np.argsort(order)
+    assert number(atoms[order], place[bonds][::-1, ::-1], kinds[::-1]) == first
+    atoms[5, 1] += 1
+    assert number(atoms, bonds, kinds) == first  # stereochemistry
+    for column in (0, 2, 3, 4):
+        other = atoms.copy()
+        other[5, column] += 1
+        assert number(other, bonds, kinds) != first
+    other = kinds.copy()
+    other[5, 0] += 1
+    assert number(atoms, bonds, other) != first and number(atoms, np.append(bonds[:5], [[3, 5]], 0), kinds) != first
+
+
 def test_scaffolds_stay_together_and_the_common_ones_go_first():
     rng = np.random.default_rng(0)
     scaffold = np.concatenate([rng.integers(0, 300, 900), np.full(200, 999)])
@@ -403,3 +453,106 @@ def test_two_losses_together_are_their_sum_and_copies_separate_their_gradients(c
     expected = [jax.grad(first)(params), jax.grad(second)(params)]
     expected = jax.tree.map(lambda a, b: jnp.stack([a, b]) if copies else a + b, *expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), jax.grad(run)(at), expected)
+
+
+def test_grouped_weights_are_the_weights_with_equal_logits(key):
+    group, phi = [0, 1, 1, 2], jnp.array([0.3, -1.0, 0.5])
+    whole, tied = meta.softmax_weights(4), meta.grouped(meta.softmax_weights(4), group)
+    assert tied.init(key).shape == (3,)
+    np.testing.assert_allclose(tied.constrain(phi), whole.constrain(phi[jnp.array(group)]), rtol=1e-15)
+    by_group = jax.grad(lambda phi: tied.constrain(phi)[0])(phi)
+    by_task = jax.grad(lambda phi: whole.constrain(phi)[0])(phi[jnp.array(group)])
+    np.testing.assert_allclose(by_group, [by_task[0], by_task[1] + by_task[2], by_task[3]], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"grouped: group is float64 \[2\], but must be integers from 0 on"):
+        meta.grouped(whole, np.array([0.0, 1.0]))
+
+
+def _pieces(tasks=3):
+    encoder = models.mlp(4, (5,))
+    return recipes.task_weights.task_weights(
+        encoder,
+        5,
+        tasks,
+        2,
+        meta.softmax_weights(tasks),
+        pretrain_optimizer=optax.sgd(0.1),
+        finetune_optimizer=optax.sgd(0.5),
+        meta_optimizer=optax.sgd(0.1),
+        loss=objectives.binary_tasks,
+    )
+
+
+def _labelled(steps, tasks, seed):
+    keys = jax.random.split(jax.random.key(seed))
+    return jax.random.normal(keys[0], (steps, 8, 4)), jax.random.bernoulli(keys[1], 0.5, (steps, 8, tasks)).astype(
+        float
+    )
+
+
+def test_cosine_weights_are_cosines_of_single_gradients(key):
+    pieces = _pieces()
+    pretrained = _float64(pieces.start_pretrain(key))
+    validation = jax.tree.map(lambda a: a[0], _labelled(1, 2, 3))
+    batches = Batches(_labelled(2, 3, 1), _labelled(1, 2, 2), validation)
+    found = recipes.gradient_cosine.gradient_cosine(pieces, 3)(pretrained, batches, key)
+
+    # By hand: the head after one step from zero, its validation loss, one task and one batch at a time.
+    features = lambda encoder, x: models.mlp(4, (5,)).apply(encoder, x)
+    bce = lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).mean()
+
+    def validation_loss(encoder):
+        x, y = (a[0] for a in batches.finetune)
+        loss = lambda head: bce(features(encoder, x) @ head[0] + head[1], y)
+        start = jnp.zeros((5, 2)), jnp.zeros(2)
+        w, b = jax.tree.map(lambda p, g: p - 0.5 * g, start, jax.grad(loss)(start))
+        return bce(features(encoder, validation[0]) @ w + b, validation[1])
+
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    encoder, head = pretrained.params["encoder"], models.linear(5, 3)
+    wanted = flat(jax.grad(validation_loss)(encoder))
+    cosines = np.zeros(3)
+    for task in range(3):
+        for x, y in zip(*batches.pretrain, strict=True):
+            loss = lambda e, x=x, y=y, t=task: bce(head.apply(pretrained.params["head"], features(e, x))[:, t], y[:, t])
+            g = flat(jax.grad(loss)(encoder))
+            cosines[task] += g @ wanted / np.linalg.norm(g) / np.linalg.norm(wanted) / 2
+    kept = np.maximum(cosines, 0)
+    assert len(set(kept)) > 1
+    np.testing.assert_allclose(found, 3 * kept / kept.sum(), rtol=1e-6)  # the head starts in float32
+
+
+@pytest.mark.parametrize("surgery", [False, True])
+def test_cotraining_descends_on_both_losses_at_once(key, surgery):
+    pieces = _pieces()
+    made = recipes.cotraining.cotraining(pieces, 5, 2, optax.sgd(0.1), surgery, objectives.binary_tasks)
+    state = _float64(made.start(key))
+    first, second = _labelled(1, 3, 1), _labelled(1, 2, 2)
+    weights = jnp.array([0.5, 1.0, 1.5])
+    before, after = (
+        made.pretrained(state).params,
+        made.pretrained(made.fit(state, weights, (first, second), key)[0]).params,
+    )
+    bce, encode = optax.sigmoid_binary_cross_entropy, models.mlp(4, (5,)).apply
+    output = lambda params, head, x: models.linear(5, 3).apply(params[head], encode(params["encoder"], x))
+    losses = (
+        lambda p: (weights * bce(output(p, "head", first[0][0]), first[1][0])).mean(),
+        lambda p: bce(output(p, "second_head", second[0][0]), second[1][0]).mean(),
+    )
+    gradients = [jax.grad(loss)(before) for loss in losses]
+    one, two = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g["encoder"])]) for g in gradients)
+    if surgery and one @ two < 0:
+        one, two = one - (one @ two) / (two @ two) * two, two - (one @ two) / (one @ one) * one
+    moved = np.concatenate(
+        [np.ravel(a - b) for a, b in zip(*(jax.tree.leaves(p["encoder"]) for p in (after, before)), strict=True)]
+    )
+    np.testing.assert_allclose(moved, -0.1 * (one + two), rtol=1e-9, atol=1e-14)
+    for head, gradient in (("head", gradients[0]), ("second_head", gradients[1])):
+        jax.tree.map(
+            lambda a, b, g: np.testing.assert_allclose(a, b - 0.1 * g, rtol=1e-9, atol=1e-14),
+            after[head],
+            before[head],
+            gradient[head],
+        )
+    assert jax.tree.structure(made.pretrained(state).params["encoder"]) == jax.tree.structure(
+        pieces.start_pretrain(key).params["encoder"]
+    )

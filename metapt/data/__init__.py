@@ -2,10 +2,10 @@
 
 from metapt.data.batches import draw
 from metapt.data.digits import Labelled, digits
-from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, slots, undirected
+from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, slots, undirected
 from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
-from metapt.data.molecules import Molecules, molecules, one_hot, scaffold_split
+from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
 from metapt.data.splits import balanced, split
 from metapt.data.tasks import plant_tasks
 from metapt.data.tissues import Tissues, ppi_tissues
@@ -26,7 +26,9 @@ __all__ = [
     "draw",
     "draw_graphs",
     "hu_bio",
+    "in_batches",
     "mnist",
+    "molecule_hash",
     "molecules",
     "one_hot",
     "plant_tasks",

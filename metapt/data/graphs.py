@@ -43,7 +43,8 @@ class GraphSet(NamedTuple):
     def batch(self, index: Array, nodes: int, edges: int) -> Graph:
         """The graphs `index` `[G]` in `nodes` and `edges` slots. Those that no longer fit are left out, the last first.
 
-        Nothing returns to the host and all batches have one shape, so nothing is compiled twice.
+        An index below 0 is a graph that is not there. Nothing returns to the host and all batches have one shape, so
+        nothing is compiled twice.
 
         Example:
             >>> two = undirected([np.eye(2), np.eye(3)[:, :2]], [[[0, 1]], [[0, 1], [1, 2]]])
@@ -53,7 +54,7 @@ class GraphSet(NamedTuple):
         """
         node_of, node_row, node_first, node_fits = _slots(self.node_start, index, nodes)
         edge_of, edge_row, _, edge_fits = _slots(self.edge_start, index, edges)
-        present = node_fits & edge_fits
+        present = node_fits & edge_fits & (index >= 0)
         kept = jnp.append(present, False)  # and padding
         shift = jnp.append(node_first, 0)[edge_of]
         senders, receivers = (jnp.asarray(self.ends)[edge_row] + shift[:, None]).T
@@ -104,6 +105,27 @@ def slots(graphs: GraphSet, size: int, slack: float = 1.2) -> tuple[int, int]:
     return nodes, edges
 
 
+def in_batches(graphs: GraphSet, rows: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """All of `rows`, in order, as batches of `size` (-1 where the last is not full), and the slots that the largest takes.
+
+    Args:
+        rows: int `[..., R]`; an entry below 0 is a graph that is not there.
+
+    Returns:
+        Indices `[..., batches, size]`, and room for `GraphSet.batch`: no graph is left out.
+
+    Example:
+        >>> index, room = in_batches(undirected([np.ones((2, 1)), np.ones((4, 1))], [[[0, 1]], []]), np.array([1, 0, 1]), 2)
+        >>> index.tolist(), room
+        ([[1, 0], [1, -1]], (6, 2))
+    """
+    rows = np.asarray(rows)
+    missing = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % size)]
+    index = np.pad(rows, missing, constant_values=ABSENT).reshape(*rows.shape[:-1], -1, size)
+    needed = lambda start: int(np.where(index < 0, 0, np.diff(np.asarray(start))[index]).sum(-1).max())
+    return index, (max(needed(graphs.node_start), 1), max(needed(graphs.edge_start), 1))
+
+
 def draw_graphs(key: Array, graphs: GraphSet, rows: Array, y: Array, steps: int, size: int, room: tuple[int, int]):
     """`steps` batches of `size` random graphs among `rows`: `(Graph, y)` with leaves `[steps, ...]`, y `[steps, size, T]`.
 
@@ -117,7 +139,7 @@ def draw_graphs(key: Array, graphs: GraphSet, rows: Array, y: Array, steps: int,
 def _slots(start, index: Array, size: int):
     """For every slot: whose it is (`len(index)`: nobody's) and its row; for every graph: its first slot, and whether it fits."""
     start = jnp.asarray(start)
-    ends = jnp.cumsum(start[index + 1] - start[index])
+    ends = jnp.cumsum(jnp.where(index < 0, 0, start[index + 1] - start[index]))
     first = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
     slot = jnp.arange(size)
     owner = jnp.searchsorted(ends, slot, side="right")

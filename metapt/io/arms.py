@@ -8,12 +8,20 @@ from jax import Array
 
 from metapt.algorithm import Algorithm, AlgorithmState
 from metapt.io.experiment import Arm, Draw, Phase
-from metapt.types import Fit, PyTree, StageState
+from metapt.types import Batches, Fit, PyTree, StageState
 from metapt.updates import Suggest
 
 Export = dict[str, PyTree]
 Start = Callable[[Array, PyTree], AlgorithmState]  # (key, data) -> state; one key gives the same network in every arm
 Finish = Callable[[AlgorithmState], Export]
+
+
+class Weigh(NamedTuple):
+    """A context that depends on the network: found once, `after` so many outer steps, for `cost` gradient evaluations."""
+
+    after: int
+    context: Callable[[StageState, Batches, Array], PyTree]
+    cost: int
 
 
 def pretraining(
@@ -25,8 +33,12 @@ def pretraining(
     start: Callable[[Array], StageState],
     export: Callable[[PyTree, StageState], Export],
     draw: Draw | None = None,
+    weigh: Weigh | None = None,
 ) -> Arm:
-    """Plain pre-training at a fixed context: `context(key, data, exports of earlier arms)`; `draw` if on batches of its own."""
+    """Plain pre-training at a fixed context: `context(key, data, exports of earlier arms)`; `draw` if on batches of its own.
+
+    With `weigh`, the context is what that gives after some steps.
+    """
 
     def step(state, batches, key):
         context, pretrain = state
@@ -34,7 +46,12 @@ def pretraining(
         return (context, pretrain), {"pretrain": info}
 
     init = lambda key, arrays, exports: (context(key, arrays, exports), start(key))
-    return Arm(name, init, (Phase(steps, step, cost, draw),), lambda state: export(*state))
+    phases = (Phase(steps, step, cost, draw),)
+    if weigh:
+        measure = lambda state, batches, key: ((weigh.context(state[1], batches, key), state[1]), {})
+        first, rest = phases[0]._replace(steps=weigh.after), phases[0]._replace(steps=steps - weigh.after)
+        phases = first, Phase(1, measure, weigh.cost), rest
+    return Arm(name, init, phases, lambda state: export(*state))
 
 
 def learning(

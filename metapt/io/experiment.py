@@ -43,6 +43,7 @@ class Experiment(NamedTuple):
         [PyTree, PyTree, Array], Array
     ]  # (encoder, data, key) -> metric, on held-out data that is not the test set
     evaluate: Callable[[PyTree, PyTree, PyTree, Array], Array]  # (encoder, data, test, key) -> metric
+    # A metric is a number, or one a part (a task) `[parts]`: their mean counts, NaN where a part cannot be judged.
     baseline: str  # the arm that every other is compared with
     summarize: Callable[["Outcome"], dict[str, Any]]  # the recipe's own figures, for result.json's "meta"
     plots: Callable[["Outcome"], dict[str, Figure]]
@@ -56,3 +57,4 @@ class Outcome(NamedTuple):
     exports: dict[str, Any]  # arm -> what `Arm.export` gave
     curves: dict[str, list[tuple[int, list[float]]]]  # arm -> [(outer steps done, metric by seed)]
     infos: dict[str, dict[str, list]]  # arm -> name of a logged figure -> [outer steps][seeds]
+    parts: dict[str, Any]  # arm -> [seeds, parts], the metric by part

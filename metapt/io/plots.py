@@ -10,6 +10,7 @@ _COLORS = {
     "none": "#999999",
     "equal": "#0072B2",
     "random": "#56B4E9",
+    "cosine": "#117733",
     "cotrain": "#CC79A7",
     "cotrain_pcgrad": "#882255",
     "meta": "#D55E00",
@@ -114,6 +115,47 @@ def reports(infos: Mapping[str, Sequence[Sequence[float | None]]], figures: Mapp
         axes.set_ylabel(label, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("outer step")
+    return figure
+
+
+def gains(values: Mapping[str, np.ndarray], xlabel: str, ylabel: str) -> Figure:
+    """What every arm gains on every task, `[runs, T]` each, NaN where it was not judged: mean over runs and standard error.
+
+    Tasks are sorted by the gain of `meta`; the legend says on how many of them an arm gains.
+    """
+    figure, axes = _axes((9.0, 4.5))
+    runs = {name: (~np.isnan(v)).sum(0) for name, v in values.items()}
+    judged = np.min(list(runs.values()), axis=0) > 0
+    order = np.argsort(-np.nanmean(values["meta"][:, judged], axis=0))
+    for name, gain in values.items():
+        known, count = gain[:, judged][:, order], runs[name][judged][order]
+        mean, stderr = np.nanmean(known, axis=0), np.nanstd(known, axis=0) / np.sqrt(np.maximum(count - 1, 1))
+        label = f"{name} (mean {mean.mean():+.3f}, above on {(mean > 0).sum()} of {len(mean)})"
+        axes.errorbar(
+            np.arange(len(mean)),
+            mean,
+            stderr,
+            fmt="o",
+            markersize=3,
+            elinewidth=0.8,
+            alpha=0.8,
+            color=_COLORS.get(name),
+            label=label,
+        )
+    axes.axhline(0.0, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend()
+    return figure
+
+
+def by_level(values: Mapping[str, np.ndarray], levels: Sequence[float], xlabel: str, ylabel: str) -> Figure:
+    """Every arm, `[levels, seeds]` each, against a setting: mean over seeds and standard error."""
+    figure, axes = _axes((7.5, 4.5))
+    for name, scores in values.items():
+        stderr = scores.std(1, ddof=min(1, scores.shape[1] - 1)) / np.sqrt(scores.shape[1])
+        axes.errorbar(levels, scores.mean(1), stderr, marker="o", markersize=4, color=_COLORS.get(name), label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend()
     return figure
 
 

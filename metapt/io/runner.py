@@ -112,8 +112,8 @@ class _Runner:
     def outcome(self) -> Outcome:
         """Reads the test set, once for every arm."""
         data, test = self.experiment.data, self.experiment.test
-        scores = {
-            name: np.asarray(self._evaluate(export["encoder"], data, test, self.keys), np.float64)
+        parts = {
+            name: _by_part(self._evaluate(export["encoder"], data, test, self.keys))
             for name, export in self.exports.items()
         }
         infos: dict[str, dict[str, list]] = {}
@@ -121,7 +121,8 @@ class _Runner:
             for figure, values in row.items():
                 if figure not in ("arm", "step"):
                     infos.setdefault(row["arm"], {}).setdefault(figure, []).append(values)
-        return Outcome(scores, self.exports, self.curves, infos)
+        scores = {name: _mean(values) for name, values in parts.items()}
+        return Outcome(scores, self.exports, self.curves, infos, parts)
 
     def _init(self, arm: Arm) -> Callable[[dict[str, PyTree]], PyTree]:
         init = jax.jit(self._over_seeds(arm.init))  # hundreds of small operations: one program is faster
@@ -138,7 +139,7 @@ class _Runner:
 
     def _judge(self, arm: Arm) -> list[float]:
         encoder = jax.vmap(arm.export)(self.state)["encoder"]
-        return np.asarray(self._monitor(encoder, self.experiment.data, self.keys), np.float64).tolist()
+        return _mean(_by_part(self._monitor(encoder, self.experiment.data, self.keys))).tolist()
 
     def _save(self) -> None:
         before = sum(phase.steps for arm in self.experiment.arms[: self.arm] for phase in arm.phases)
@@ -156,6 +157,18 @@ class _Runner:
 def _one_by_one(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """As `jax.vmap(f)`, but in a loop."""
     return lambda *args: jax.lax.map(lambda one: f(*one), args)
+
+
+def _by_part(metric: Array) -> np.ndarray:
+    """A metric by seed, as `[seeds, parts]`."""
+    values = np.asarray(metric, np.float64)
+    return values.reshape(len(values), -1)
+
+
+def _mean(parts: np.ndarray) -> np.ndarray:
+    """Over the parts that can be judged; NaN if none can."""
+    judged = ~np.isnan(parts)
+    return np.where(judged.any(1), np.sum(parts, axis=1, where=judged) / np.maximum(judged.sum(1), 1), np.nan)
 
 
 def _chunks(arm: Arm, done: int) -> Iterator[tuple[Phase, range, bool]]:

@@ -2,10 +2,18 @@
 
 from metapt.meta.weights import (
     example_weights,
+    grouped,
     relative_example_weights,
     sigmoid_weights,
     softmax_weights,
     softplus_weights,
 )
 
-__all__ = ["example_weights", "relative_example_weights", "sigmoid_weights", "softmax_weights", "softplus_weights"]
+__all__ = [
+    "example_weights",
+    "grouped",
+    "relative_example_weights",
+    "sigmoid_weights",
+    "softmax_weights",
+    "softplus_weights",
+]

@@ -1,7 +1,10 @@
 """Weights of tasks or examples. All start at 1, so that learning starts at plain pre-training."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
@@ -42,6 +45,20 @@ def softplus_weights(n: int) -> Meta:
         [1.0, 1.0]
     """
     return _weights(n, lambda phi: jax.nn.softplus(phi) / jnp.log(2.0))
+
+
+def grouped(weights: Meta, group: Sequence[int] | np.ndarray) -> Meta:
+    """One meta-parameter for all weights of a group, instead of one for each: `group` `[n]` says whose each weight is.
+
+    Example:
+        >>> meta = grouped(softmax_weights(4), group=[0, 0, 0, 1])
+        >>> meta.constrain(meta.init(jax.random.key(0)).at[1].set(jnp.log(5.0))).round(3).tolist()
+        [0.5, 0.5, 0.5, 2.5]
+    """
+    of = np.asarray(group)
+    if of.ndim != 1 or not np.issubdtype(of.dtype, np.integer) or not len(of) or of.min() < 0:
+        raise ValueError(f"grouped: group is {of.dtype} {list(of.shape)}, but must be integers from 0 on, one a weight")
+    return Meta(lambda key: jnp.zeros(of.max() + 1), lambda phi: weights.constrain(phi[of]))
 
 
 def example_weights(network: Model, bound: float = 2.0) -> Meta:

@@ -91,14 +91,14 @@ def task_losses(logits: Array, y: Array) -> Array:
 
 
 def auroc(scores: Array, y: Array) -> Array:
-    """Area under the ROC curve, averaged over the tasks that have both classes: `[B, T], [B, T] -> []`; 0.5 if none has.
+    """Area under the ROC curve of every task: `[B, T], [B, T] -> [T]`; NaN where a task lacks a class, or a score is NaN.
 
     The share of pairs (a 1, a 0) that the scores put in the right order, ties counting half. Labels below 0 are left out.
 
     Example:
         >>> scores, y = jnp.array([[0.1], [0.4], [0.35], [0.8], [9.0]]), jnp.array([[0], [0], [1], [1], [-1]])
-        >>> float(auroc(scores, y))
-        0.75
+        >>> auroc(scores, y).tolist()
+        [0.75]
     """
     positive, negative = y == 1, y == 0
 
@@ -107,7 +107,7 @@ def auroc(scores: Array, y: Array) -> Array:
         below = jnp.searchsorted(rivals, scores, side="left")
         not_above = jnp.minimum(jnp.searchsorted(rivals, scores, side="right"), negative.sum())
         pairs = positive.sum() * negative.sum()
-        return jnp.sum((below + not_above) / 2, where=positive) / jnp.maximum(pairs, 1), pairs > 0
+        known = (pairs > 0) & ~jnp.isnan(scores).any()
+        return jnp.where(known, jnp.sum((below + not_above) / 2, where=positive) / jnp.maximum(pairs, 1), jnp.nan)
 
-    areas, counts = jax.vmap(area, in_axes=1)(scores, positive, negative)
-    return jnp.where(counts.any(), jnp.sum(areas, where=counts) / jnp.maximum(counts.sum(), 1), 0.5)
+    return jax.vmap(area, in_axes=1)(scores, positive, negative)

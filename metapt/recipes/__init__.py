@@ -1,8 +1,23 @@
 """Published methods: each composes pieces of the other folders and adds nothing of its own."""
 
-from metapt.recipes import augmentation, example_weights, task_weights
+from metapt.recipes import augmentation, cotraining, example_weights, gradient_cosine, task_weights
 from metapt.recipes.method import Method, Pieces
 
-METHODS: tuple[Method, ...] = (task_weights.METHOD, augmentation.METHOD, example_weights.METHOD)
+METHODS: tuple[Method, ...] = (
+    task_weights.METHOD,
+    augmentation.METHOD,
+    example_weights.METHOD,
+    cotraining.METHOD,
+    gradient_cosine.METHOD,
+)
 
-__all__ = ["METHODS", "Method", "Pieces", "augmentation", "example_weights", "task_weights"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Pieces",
+    "augmentation",
+    "cotraining",
+    "example_weights",
+    "gradient_cosine",
+    "task_weights",
+]
