@@ -2,15 +2,18 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from metapt import data
 from metapt.cli import main
+from metapt.data.files import write_sealed
 from metapt.io import configs
 from metapt.io.folder import RunFolder
 from metapt.io.runner import run_experiment
 
-GENES, TISSUES = 60, 4
+GENES, TISSUES, MOLECULES = 60, 4, 90
 SIZES = {
     "seeds": 2,
     "width": 4,
@@ -24,6 +27,8 @@ SIZES = {
     "validation_share": 0.2,
     "monitor_share": 0.2,
 }
+OF_SETS = ("seeds", "width", "outer_steps", "warm_up", "pretrain_steps", "neumann_terms", "final_steps")
+SMALL_SETS = {name: SIZES[name] for name in OF_SETS} | {"layers": 2, "batch": 8, "finetune_batch": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -55,45 +60,189 @@ def folder(tmp_path_factory):
     return path
 
 
-def _experiment(folder, **fields):
-    module = configs.load("ppi_tissues")
-    return module.experiment(module.Config(data=str(folder), **{**SIZES, **fields}))
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Chains of carbon and oxygen, whose assays ask for their share of oxygen; the same as protein neighbourhoods."""
+    path = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 7, MOLECULES)
+    atoms = np.zeros((sizes.sum(), 5), np.uint8)
+    atoms[:, 0] = rng.choice([6, 8], len(atoms))
+    starts = np.cumsum([0, *sizes])
+    bonds = np.concatenate([[(i, i + 1, 1, 0) for i in range(n - 1)] for n in sizes]).astype(np.uint8)
+    oxygen = np.add.reduceat(atoms[:, 0] == 8, starts[:-1]) / sizes
+    for name, tasks in (("toxcast", 8), ("sider", 4)):
+        y = (oxygen[:, None] > rng.uniform(0.3, 0.7, tasks)).astype(np.int8)
+        y[rng.random(y.shape) < 0.2] = -1
+        np.savez(
+            path / f"mol_{name}.npz",
+            atoms=atoms,
+            atom_offsets=starts,
+            bonds=bonds,
+            bond_offsets=np.cumsum([0, *(sizes - 1)]),
+            y=y,
+            scaffold=np.arange(MOLECULES) // 3,
+            task_names=np.array([f"{'AB'[task % 2]}_{task}" for task in range(tasks)]),
+        )
+    pairs = [np.stack([np.arange(n - 1), np.arange(1, n)], 1) for n in sizes]
+    edges = [rng.integers(0, 2, (n - 1, 9)).astype(np.uint8) for n in sizes]
+    graphs = data.undirected([np.ones((n, 1), np.float32) for n in sizes], pairs, edges)
+    labels = lambda tasks: (sizes[:, None] > rng.uniform(2, 6, tasks)).astype(np.uint8)
+    species = np.where(np.arange(MOLECULES) % 3 == 0, 9606, 4932).astype(np.int32)
+    arrays = {**graphs._asdict(), "y_pretrain": labels(6), "y_finetune": labels(3), "species": species}
+    write_sealed(path / "hu_bio.npz", arrays)
+    return path
+
+
+def _experiment(folder, name="ppi_tissues", **fields):
+    module = configs.load(name)
+    sizes = SIZES if name == "ppi_tissues" else SMALL_SETS
+    return module.experiment(module.Config(data=str(folder), **{**sizes, **fields}))
+
+
+ARMS = ["none", "equal", "cotrain", "cotrain_pcgrad", "random", "cosine", "meta", "replay"]
 
 
 @pytest.mark.slow
-def test_every_arm_runs_and_is_reported(folder, tmp_path):
-    words = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert main(["run", "ppi_tissues", "--data", str(folder), *words, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+@pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider", "hu_bio"])
+def test_every_arm_runs_and_is_reported(folder, sets, tmp_path, name):
+    tissues = name == "ppi_tissues"
+    fields = {**(SIZES if tissues else SMALL_SETS), "seeds": 1}
+    words = [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--data", str(folder if tissues else sets), "--access", "0.5", "1"]
+    assert main(["run", name, *words, "--out", str(tmp_path / "run"), "--quiet"]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert list(result["arms"]) == ["none", "equal", "cotrain", "cotrain_pcgrad", "random", "meta", "replay"]
-    weights = result["meta"]["mean_weight"]
-    assert set(weights) == {"first", "second"} and abs(sum(weights.values()) - 2.0) < 1e-5  # softmax: their mean is 1
-    assert result["meta"]["gradient_evaluations"]["cotrain"] == 2 * result["meta"]["gradient_evaluations"]["equal"]
-    assert {path.name for path in (tmp_path / "run" / "plots").iterdir()} == {
-        "weights.png",
-        "learning_curves.png",
-        "hypergradient.png",
+    assert list(result["arms"]) == ARMS
+    figures = result["meta"]
+    families = {"ppi_tissues": {"first", "second"}, "toxcast_sider": {"A", "B"}, "hu_bio": {"functions"}}[name]
+    weights = figures["mean_weight"]  # of a softmax: their mean is 1, and these families are of one size
+    assert set(weights) == families and abs(sum(weights.values()) / len(families) - 1.0) < 1e-5
+    spent = figures["gradient_evaluations"]
+    assert spent["cotrain"] == 2 * spent["equal"]
+    assert {path.stem for path in (tmp_path / "run" / "plots").iterdir()} == {
+        "weights",
+        "learning_curves",
+        "hypergradient",
+        "gain_by_task",
+        "access",
     }
+    by_access = [figures["by_access"][share]["equal"]["mean"] for share in ("0.5", "1.0")]
+    np.testing.assert_allclose(np.mean(by_access), result["arms"]["equal"]["mean"], rtol=1e-6)
+
+
+def _rows(y):
+    return set(np.flatnonzero((np.asarray(y) >= 0).any(1)).tolist())
 
 
 def test_genes_and_tissues_of_the_test_are_never_seen(folder):
     experiment = _experiment(folder)
     for run in range(2):
-        rows = lambda y, run=run: set(np.flatnonzero((np.asarray(y[run]) >= 0).any(1)))
-        data, test = experiment.data, experiment.test
-        tested, monitored = rows(test["y"]), rows(data["monitor"]["y"])
-        assert rows(data["train"]) | rows(data["validation"]) == rows(data["labelled"])
-        assert not rows(data["train"]) & rows(data["validation"])
-        assert not (tested | monitored) & (rows(data["pretrain"]) | rows(data["labelled"])) and not tested & monitored
-        tissues = [set(np.asarray(part["tissues"][run]).tolist()) for part in (data, test)]
-        assert not tissues[0] & tissues[1] and tissues[0] | tissues[1] == set(range(TISSUES))
+        arrays, test = jax.tree.map(lambda a, run=run: np.asarray(a[run]), (experiment.data, experiment.test))
+        tested, monitored, labelled = (
+            _rows(items["y"][0]) for items in (test, arrays["monitor"], arrays["labelled_items"])
+        )
+        train, validation, seen = (_rows(arrays[part]) for part in ("train", "validation", "seen"))
+        assert train | validation == seen == labelled == _rows(arrays["labelled"]) and not train & validation
+        assert not (tested | monitored) & (_rows(arrays["pretrain"]) | labelled) and not tested & monitored
+        tissues = [set(items["tissue"].tolist()) for items in (arrays["labelled_items"], arrays["monitor"], test)]
+        assert set(arrays["tissues"].tolist()) == tissues[0] == tissues[1]
+        assert not tissues[0] & tissues[2] and tissues[0] | tissues[2] == set(range(TISSUES))
 
 
-def test_shuffled_tasks_keep_their_counts(folder):
-    plain, shuffled = (np.asarray(_experiment(folder, shuffled=share).data["pretrain"]) for share in (0.0, 0.5))
-    changed = (plain != shuffled).any(1)
+def test_scaffolds_of_the_test_are_never_seen_nor_are_its_molecules_in_pretraining(sets):
+    experiment = _experiment(sets, "toxcast_sider")
+    number = data.molecule_hash(data.molecules("sider", sets).graphs)
+    scaffold = np.arange(MOLECULES) // 3
+    for run in range(2):
+        arrays, test = jax.tree.map(lambda a, run=run: np.asarray(a[run]), (experiment.data, experiment.test))
+        rows = {part: set(arrays[part].tolist()) for part in ("train", "validation", "seen", "labelled", "pretrain")}
+        rows |= {
+            name: set(items[items >= 0].tolist())
+            for name, items in (("test", test), ("monitor", arrays["monitor"]), ("items", arrays["labelled_items"]))
+        }
+        assert rows["train"] | rows["validation"] == rows["seen"] == rows["labelled"] == rows["items"]
+        parts = [set(scaffold[list(rows[part])].tolist()) for part in ("train", "validation", "monitor", "test")]
+        assert all(parts) and sum(map(len, parts)) == len(set.union(*parts))
+        judged = number[list(rows["test"] | rows["monitor"])]
+        assert not np.isin(number[list(rows["pretrain"])], judged).any() and rows["pretrain"]
+        assert set(np.flatnonzero(~np.isin(number, judged)).tolist()) == rows["pretrain"]
+
+
+def test_proteins_are_split_as_published(sets):
+    proteins = data.hu_bio(sets)
+    split = data.species_split(proteins.species)
+    for choice in ("hard", "easy"):
+        experiment = _experiment(sets, "hu_bio", test=choice)
+        arrays, test = jax.tree.map(lambda a: np.asarray(a[0]), (experiment.data, experiment.test))
+        rows = lambda items: sorted(set(items[items >= 0].ravel().tolist()))
+        assert rows(test) == split[f"test_{choice}"].tolist()
+        assert rows(arrays["pretrain"]) == split["pretrain"].tolist()
+        assert rows(arrays["train"]) == split["finetune_train"].tolist()
+        held = rows(arrays["validation"]) + rows(arrays["monitor"])
+        assert sorted(held) == split["finetune_validation"].tolist()
+
+
+@pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider"])
+def test_partial_access_by_examples_hides_labels_from_meta_learning_alone(folder, sets, name):
+    experiment = _experiment(folder if name == "ppi_tissues" else sets, name, access=(0.25, 1.0))
+    of = lambda part: [np.asarray(leaf) for leaf in jax.tree.leaves(experiment.data[part])]
+    for part in ("pretrain", "labelled", "labelled_items", "monitor"):
+        assert all((leaf[:2] == leaf[2:]).all() for leaf in of(part)), part
+    assert all((np.asarray(leaf[:2]) == leaf[2:]).all() for leaf in jax.tree.leaves(experiment.test))
+    seen = (lambda a: len(_rows(a))) if name == "ppi_tissues" else (lambda a: len(set(a.tolist())))
+    for part in ("train", "validation", "seen"):
+        (rows,) = of(part)
+        for run in range(2):
+            assert abs(seen(rows[run]) - seen(rows[2 + run]) / 4) <= 1.5, part
+
+
+@pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider"])
+def test_partial_access_by_tasks_judges_by_those_that_were_not_seen(folder, sets, name, key):
+    experiment = _experiment(folder if name == "ppi_tissues" else sets, name, unseen_tasks=1)
+    for run in range(2):
+        arrays = jax.tree.map(lambda a, run=run: a[run], experiment.data)
+        unseen = np.asarray(arrays["judged"])
+        assert unseen.sum() == 1 and (np.asarray(arrays["learned_from"]) == ~unseen).all()
+        batches = experiment.draw(arrays, key)
+        cotrain = next(arm for arm in experiment.arms if arm.name == "cotrain").phases[0].draw(arrays, key)
+        for _, y in (batches.finetune, batches.validation, cotrain.pretrain[1]):
+            assert (np.asarray(y)[..., unseen] < 0).all() and (np.asarray(y)[..., ~unseen] >= 0).any()
+        none = experiment.arms[0]
+        areas = experiment.monitor(none.export(none.init(key, arrays, {}))["encoder"], arrays, key)
+        assert (np.isnan(areas) == ~unseen).all()
+
+
+def test_shuffled_tasks_keep_their_counts_and_the_splits(folder):
+    plain, shuffled = (_experiment(folder, shuffled=share) for share in (0.0, 0.5))
+    one, other = (np.asarray(experiment.data["pretrain"]) for experiment in (plain, shuffled))
+    changed = (one != other).any(1)
     assert changed.sum(1).max() <= 3 and changed.any(1).all()
-    assert ((plain >= 0) == (shuffled >= 0)).all()
+    assert ((one >= 0) == (other >= 0)).all()
+    assert (np.asarray(plain.test["y"]) == shuffled.test["y"]).all()
+
+
+def test_one_weight_a_family(folder):
+    experiment = _experiment(folder, weights="families")
+    meta = next(arm for arm in experiment.arms if arm.name == "meta")
+    state = meta.init(jax.random.key(0), jax.tree.map(lambda a: a[0], experiment.data), {})
+    moved = state._replace(phi=state.phi.at[1].set(1.0))
+    assert state.phi.shape == (2,)
+    weights = np.asarray(meta.export(moved)["weights"])
+    np.testing.assert_allclose(weights[:3], weights[0])
+    np.testing.assert_allclose(weights[3:], weights[0] * np.e, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"access": (0.5, 1.2)}, "access=.* must name shares above 0, at most 1"),
+        ({"unseen_tasks": 3}, "unseen_tasks=3 must be below 3, the fine-tuning tasks"),
+        ({"shuffled": 1.5}, r"shuffled=1\.5 must be at most 1"),
+    ],
+)
+def test_impossible_settings_are_refused(folder, fields, message):
+    with pytest.raises(ValueError, match=message):
+        _experiment(folder, **fields)
 
 
 @pytest.mark.slow
