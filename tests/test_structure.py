@@ -52,6 +52,7 @@ def test_nothing_imports_what_stands_above_it(path):
         ("jaxopt", {"solvers/jaxopt_backend.py"}),
         ("flax", {"models/adapters.py", "models/encoders.py", "models/graphs.py"}),
         ("orbax", {"io/checkpoint.py"}),
+        ("wfdb", {"data/ptbxl.py"}),
     ],
 )
 def test_a_dependency_stays_where_it_belongs(package, allowed):

@@ -2,10 +2,24 @@
 
 from metapt.data.batches import draw
 from metapt.data.digits import Labelled, digits
+from metapt.data.ecg import (
+    LEADS,
+    SUPERCLASSES,
+    Ecg,
+    Scale,
+    finetune_split,
+    fold_split,
+    global_scale,
+    normalise,
+    ptbxl_subset,
+    twelve_leads,
+)
+from metapt.data.ecg_generator import Beat, ecgsyn, generated_ecg, tachogram
 from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, slots, undirected
 from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
+from metapt.data.ptbxl import download_ptbxl, ptbxl, superclasses
 from metapt.data.splits import balanced, split
 from metapt.data.tasks import plant_tasks
 from metapt.data.tissues import Tissues, ppi_tissues
@@ -13,31 +27,48 @@ from metapt.data.views import View, random_rotation, rotate
 
 __all__ = [
     "ABSENT",
+    "LEADS",
+    "SUPERCLASSES",
+    "Beat",
+    "Ecg",
     "Graph",
     "GraphSet",
     "HuBio",
     "Labelled",
     "Molecules",
+    "Scale",
     "Tissues",
     "TrainTest",
     "View",
     "balanced",
     "digits",
+    "download_ptbxl",
     "draw",
     "draw_graphs",
+    "ecgsyn",
+    "finetune_split",
+    "fold_split",
+    "generated_ecg",
+    "global_scale",
     "hu_bio",
     "in_batches",
     "mnist",
     "molecule_hash",
     "molecules",
+    "normalise",
     "one_hot",
     "plant_tasks",
     "ppi_tissues",
+    "ptbxl",
+    "ptbxl_subset",
     "random_rotation",
     "rotate",
     "scaffold_split",
     "slots",
     "species_split",
     "split",
+    "superclasses",
+    "tachogram",
+    "twelve_leads",
     "undirected",
 ]

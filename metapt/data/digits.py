@@ -28,4 +28,4 @@ def digits() -> Labelled:
         ((1797, 64), -0.5, 0.5, True)
     """
     x, y = load_digits(return_X_y=True)
-    return Labelled((x / 16.0 - 0.5).astype(np.float32), y.astype(np.int32))
+    return Labelled(np.asarray(x / 16.0 - 0.5, np.float32), np.asarray(y, np.int32))

@@ -8,13 +8,32 @@ from pathlib import Path
 import numpy as np
 
 
+def named(path: str | Path) -> str | Path:
+    """`path`, or if that is empty what METAPT_DATA names, or nothing."""
+    return path or os.environ.get("METAPT_DATA", "")
+
+
+def locate_folder(name: str, path: str | Path, cure: str) -> Path:
+    """The folder `path`, or the one that METAPT_DATA names.
+
+    Raises:
+        ValueError: if neither is given, or it is no folder.
+    """
+    given = named(path)
+    if not given:
+        raise ValueError(f"{name}: no folder is named: {cure}")
+    if not Path(given).is_dir():
+        raise ValueError(f"{name}: there is no folder {given}: {cure}")
+    return Path(given)
+
+
 def locate(name: str, path: str | Path, file: str, cure: str) -> Path:
     """`path`, or what METAPT_DATA names: the file itself, or the folder that holds `file`.
 
     Raises:
         ValueError: if neither is given, or nothing is there.
     """
-    given = path or os.environ.get("METAPT_DATA", "")
+    given = named(path)
     if not given:
         raise ValueError(f"{name}: no data given: {cure}")
     found = Path(given, file) if Path(given).is_dir() else Path(given)
@@ -53,15 +72,20 @@ def write_sealed(path: Path, arrays: dict[str, np.ndarray]) -> None:
     part = path.with_name(f".{os.getpid()}.part.npz")  # runs that start together write one file each
     try:
         np.savez_compressed(part, **arrays)  # pyright: ignore[reportArgumentType]
-        seal(path).write_bytes(_sha256(part))
-        os.replace(part, path)  # last: a file without its seal counts as damaged
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
+def publish(part: Path, path: Path) -> None:
+    """Gives a finished file its seal and its name."""
+    seal(path).write_bytes(sha256(part).encode())
+    os.replace(part, path)  # last: a file without its seal counts as damaged
+
+
 def intact(path: Path) -> bool:
     """Whether a file is the one that was sealed."""
-    return seal(path).exists() and seal(path).read_bytes() == _sha256(path)
+    return seal(path).exists() and seal(path).read_bytes() == sha256(path).encode()
 
 
 def seal(path: Path) -> Path:
@@ -69,5 +93,7 @@ def seal(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
+def sha256(path: Path) -> str:
+    """A file's checksum in hexadecimal, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,13 @@
 """Proteins of eight species: 88,000 neighbourhoods in protein networks, 5,000 coarse and 40 fine functions to predict."""
 
 import logging
-import os
 import random
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from metapt.data.files import intact, one_line, seal, write_sealed
+from metapt.data.files import intact, locate_folder, one_line, seal, write_sealed
 from metapt.data.graphs import GraphSet
 from metapt.data.torch_file import read_collated
 
@@ -61,14 +60,10 @@ def hu_bio(path: str | Path = "") -> HuBio:
         Traceback (most recent call last):
         ValueError: hu_bio: there is no folder nowhere: give --data FOLDER or METAPT_DATA with hu_bio.npz ...
     """
-    given = path or os.environ.get("METAPT_DATA", "")
-    if not given:
-        raise ValueError(f"hu_bio: no folder is named: {_CURE}")
-    if not Path(given).is_dir():
-        raise ValueError(f"hu_bio: there is no folder {given}: {_CURE}")
-    cache = Path(given, "hu_bio.npz")
+    folder = locate_folder("hu_bio", path, _CURE)
+    cache = folder / "hu_bio.npz"
     if not cache.exists():
-        convert(Path(given), cache)
+        convert(folder, cache)
     if not intact(cache):
         raise ValueError(
             f"hu_bio: {cache} is damaged, or {seal(cache).name} is not its own: copy both again, or delete both and convert"

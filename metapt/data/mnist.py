@@ -3,7 +3,6 @@
 import gzip
 import logging
 import math
-import os
 import zlib
 from http.client import HTTPException
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from sklearn import datasets
 
 from metapt.data.digits import Labelled
-from metapt.data.files import intact, one_line, read_npz, write_sealed
+from metapt.data.files import intact, named, one_line, read_npz, write_sealed
 
 _log = logging.getLogger("metapt")
 _IDX = {
@@ -54,7 +53,7 @@ def mnist(path: str | Path = "") -> TrainTest:
         >>> train.x.shape, float(train.x.max()), test.y.tolist()
         ((10, 28, 28), -0.5, [0, 1])
     """
-    given = path or os.environ.get("METAPT_DATA", "")
+    given = named(path)
     arrays = _from_files(Path(given)) if given else _from_openml()
 
     def part(name: str) -> Labelled:
