@@ -1,5 +1,6 @@
 """5. What is learned on top of pre-training: each a `Meta(init, constrain)`; your own is one line."""
 
+from metapt.meta.signals import fraction, named, positive, warp_strength
 from metapt.meta.weights import (
     example_weights,
     relative_example_weights,
@@ -8,4 +9,14 @@ from metapt.meta.weights import (
     softplus_weights,
 )
 
-__all__ = ["example_weights", "relative_example_weights", "sigmoid_weights", "softmax_weights", "softplus_weights"]
+__all__ = [
+    "example_weights",
+    "fraction",
+    "named",
+    "positive",
+    "relative_example_weights",
+    "sigmoid_weights",
+    "softmax_weights",
+    "softplus_weights",
+    "warp_strength",
+]
