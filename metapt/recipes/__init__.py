@@ -1,8 +1,13 @@
 """Published methods: each composes pieces of the other folders and adds nothing of its own."""
 
-from metapt.recipes import augmentation, example_weights, task_weights
+from metapt.recipes import augmentation, example_weights, simclr_augmentation, task_weights
 from metapt.recipes.method import Method, Pieces
 
-METHODS: tuple[Method, ...] = (task_weights.METHOD, augmentation.METHOD, example_weights.METHOD)
+METHODS: tuple[Method, ...] = (
+    task_weights.METHOD,
+    augmentation.METHOD,
+    example_weights.METHOD,
+    simclr_augmentation.METHOD,
+)
 
-__all__ = ["METHODS", "Method", "Pieces", "augmentation", "example_weights", "task_weights"]
+__all__ = ["METHODS", "Method", "Pieces", "augmentation", "example_weights", "simclr_augmentation", "task_weights"]
