@@ -157,6 +157,7 @@ def test_list_for_people_and_programs(capsys):
         ["task_weights", "recipe"],
         ["augmentation", "recipe"],
         ["example_weights", "recipe"],
+        ["simclr_augmentation", "recipe"],
         ["digits_label_noise", "config"],
         ["digits_rotation", "config"],
         ["digits_tasks", "config"],

@@ -34,6 +34,13 @@ OBJECTIVES = {
     ),
     "balanced_tasks": (objectives.balanced_tasks, None, "float"),
     "binary_tasks": (objectives.binary_tasks, None, "float"),
+    "contrastive": (
+        lambda predict: objectives.contrastive(
+            predict, lambda scale, x, key: x + scale * jax.random.normal(key, x.shape, x.dtype)
+        ),
+        0.5,
+        "int",
+    ),
     "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
 }
 OPTIMIZERS = {
@@ -60,6 +67,7 @@ def test_every_public_part_is_in_a_table():
         "with_teacher",
     }  # in test_pieces.py
     parts |= {"accuracy", "auroc", "task_losses"}  # and in test_graphs.py
+    parts |= {"nt_xent"}  # and in test_signals.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 
 
@@ -122,7 +130,10 @@ def test_signatures_use_the_vocabulary(part):
     assert list(inspect.signature(function).parameters) == names
 
 
-@pytest.mark.parametrize("name", sorted(set(meta.__all__)))
+STEER_VIEWS = {"fraction", "named", "positive", "warp_strength"}  # in test_signals.py
+
+
+@pytest.mark.parametrize("name", sorted(set(meta.__all__) - STEER_VIEWS))
 def test_metas_are_pairs_with_finite_gradients(name):
     of_examples = name.endswith("example_weights")
     made = getattr(meta, name)(_linear_network() if of_examples else 3)

@@ -20,6 +20,20 @@ from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
 from metapt.data.ptbxl import download_ptbxl, ptbxl, superclasses
+from metapt.data.signal_views import (
+    by_input,
+    crop_mask,
+    displacement,
+    in_turn,
+    integrate,
+    lead_dropout,
+    random_amplitude,
+    random_mask,
+    random_noise,
+    resample,
+    scaled_noise,
+    time_warp,
+)
 from metapt.data.splits import balanced, split
 from metapt.data.tasks import plant_tasks
 from metapt.data.tissues import Tissues, ppi_tissues
@@ -41,7 +55,10 @@ __all__ = [
     "TrainTest",
     "View",
     "balanced",
+    "by_input",
+    "crop_mask",
     "digits",
+    "displacement",
     "download_ptbxl",
     "draw",
     "draw_graphs",
@@ -52,6 +69,9 @@ __all__ = [
     "global_scale",
     "hu_bio",
     "in_batches",
+    "in_turn",
+    "integrate",
+    "lead_dropout",
     "mnist",
     "molecule_hash",
     "molecules",
@@ -61,14 +81,20 @@ __all__ = [
     "ppi_tissues",
     "ptbxl",
     "ptbxl_subset",
+    "random_amplitude",
+    "random_mask",
+    "random_noise",
     "random_rotation",
+    "resample",
     "rotate",
     "scaffold_split",
+    "scaled_noise",
     "slots",
     "species_split",
     "split",
     "superclasses",
     "tachogram",
+    "time_warp",
     "twelve_leads",
     "undirected",
 ]

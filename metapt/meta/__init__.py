@@ -1,5 +1,6 @@
 """5. What is learned on top of pre-training: each a `Meta(init, constrain)`; your own is one line."""
 
+from metapt.meta.signals import fraction, named, positive, warp_strength
 from metapt.meta.weights import (
     example_weights,
     grouped,
@@ -11,9 +12,13 @@ from metapt.meta.weights import (
 
 __all__ = [
     "example_weights",
+    "fraction",
     "grouped",
+    "named",
+    "positive",
     "relative_example_weights",
     "sigmoid_weights",
     "softmax_weights",
     "softplus_weights",
+    "warp_strength",
 ]

@@ -2,11 +2,13 @@
 
 from metapt.models.adapters import from_equinox, from_linen, from_linen_stateful, from_nnx
 from metapt.models.critic import label_critic
-from metapt.models.encoders import linear, mlp
+from metapt.models.encoders import linear, mlp, projection
 from metapt.models.graphs import graph_network
 from metapt.models.heads import relu, with_head
+from metapt.models.resnet1d import convolve, resnet1d, warp_network
 
 __all__ = [
+    "convolve",
     "from_equinox",
     "from_linen",
     "from_linen_stateful",
@@ -15,6 +17,9 @@ __all__ = [
     "label_critic",
     "linear",
     "mlp",
+    "projection",
     "relu",
+    "resnet1d",
+    "warp_network",
     "with_head",
 ]

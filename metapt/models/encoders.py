@@ -50,3 +50,28 @@ def linear(inputs: int, outputs: int, zero: bool = False) -> Model:
     """
     kernel = linen.initializers.zeros if zero else linen.initializers.lecun_normal()
     return from_linen(linen.Dense(outputs, kernel_init=kernel), jnp.zeros((1, inputs)))
+
+
+class _Projection(linen.Module):
+    hidden: int
+    outputs: int
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(self.outputs)(linen.relu(linen.Dense(self.hidden, use_bias=False)(x)))
+
+
+def projection(features: int, hidden: int, outputs: int) -> Model:
+    """The head of contrastive pre-training, one hidden layer without bias: `[B, features] -> [B, outputs]`.
+
+    Source: Chen et al. 2020, section 2.1; with (256, 256, 128) it has the 98,432 parameters of Raghu et al. 2021.
+
+    Example:
+        >>> import jax
+        >>> head = projection(32, 32, 16)
+        >>> head.apply(head.init(jax.random.key(0)), jnp.ones((5, 32))).shape
+        (5, 16)
+    """
+    if min(features, hidden, outputs) < 1:
+        raise ValueError(f"projection: features={features}, hidden={hidden}, outputs={outputs} must be at least 1")
+    return from_linen(_Projection(hidden, outputs), jnp.zeros((1, features)))

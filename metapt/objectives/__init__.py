@@ -5,6 +5,7 @@ features that come from the context (`whole`, `on_features`), with running avera
 view of the batch, a penalty, a teacher.
 """
 
+from metapt.objectives.contrastive import contrastive, nt_xent
 from metapt.objectives.multitask import auroc, balanced_tasks, binary_tasks, task_losses, weighted_tasks
 from metapt.objectives.predict import Predict, on_features, stateless, whole
 from metapt.objectives.supervised import accuracy, cross_entropy, weighted_cross_entropy
@@ -16,7 +17,9 @@ __all__ = [
     "auroc",
     "balanced_tasks",
     "binary_tasks",
+    "contrastive",
     "cross_entropy",
+    "nt_xent",
     "on_features",
     "on_view",
     "stateless",

@@ -1,12 +1,20 @@
 """Published methods: each composes pieces of the other folders and adds nothing of its own."""
 
-from metapt.recipes import augmentation, cotraining, example_weights, gradient_cosine, task_weights
+from metapt.recipes import (
+    augmentation,
+    cotraining,
+    example_weights,
+    gradient_cosine,
+    simclr_augmentation,
+    task_weights,
+)
 from metapt.recipes.method import Method, Pieces
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
     augmentation.METHOD,
     example_weights.METHOD,
+    simclr_augmentation.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
 )
@@ -19,5 +27,6 @@ __all__ = [
     "cotraining",
     "example_weights",
     "gradient_cosine",
+    "simclr_augmentation",
     "task_weights",
 ]

@@ -1,7 +1,7 @@
 """Where a recipe comes from, as data, and what it gives."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 from jax import Array
@@ -9,9 +9,10 @@ from jax import Array
 from metapt import stages
 from metapt.algorithm import Algorithm, AlgorithmState, meta_pretraining
 from metapt.hypergrad import implicit, unroll
-from metapt.objectives import cross_entropy, whole
+from metapt.models import linear, with_head
+from metapt.objectives import Predict, cross_entropy, on_features, whole
 from metapt.solvers import neumann
-from metapt.types import Fit, Model, Objective, PyTree, Stage, StageState
+from metapt.types import Fit, Meta, Model, Objective, PyTree, Stage, StageState, StatefulModel
 from metapt.updates import by_gradient
 
 Rule = Callable[[Stage], Fit]
@@ -84,3 +85,64 @@ def same_classes(
 
     start_finetune = lambda key: stages.start(finetune, model.init(key))
     return Pieces(made, model, model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune)
+
+
+def new_head(
+    encoder: Model | StatefulModel,
+    features: int,
+    head: Model,
+    objective: Callable[[Predict], Objective],
+    classes: int,
+    meta: Meta,
+    pretrain_optimizer: optax.GradientTransformation,
+    finetune_optimizer: optax.GradientTransformation,
+    meta_optimizer: optax.GradientTransformation,
+    rule: Rule = lambda stage: implicit(stage, neumann(terms=5)),
+    warm_start: bool = False,
+    loss: Callable[[Predict], Objective] = cross_entropy,
+    transfer: Literal["head", "network"] = "head",
+    **algorithm: Any,
+) -> Pieces:
+    """Pre-trains `encoder` under a head of its own, fine-tunes a linear head on its features, learns `meta`.
+
+    Batch normalisation of a stateful encoder goes by the batch in pre-training, by pre-training's running averages after it.
+
+    Args:
+        encoder: `[B, ...] -> [B, features]`.
+        head: of pre-training.
+        objective: of pre-training, from a `Predict`; its context is `meta.constrain(phi)`.
+        classes: outputs of the head of fine-tuning.
+        finetune_optimizer: must have a finite derivative (`optax.adam` needs `eps_root > 0`).
+        rule: how pre-training is differentiated.
+        warm_start: the head goes on from the last outer step, as in the paper. By default it starts afresh each time:
+            a head that has long overfitted its few labels makes the validation gradient speak of the head, not of the
+            features (on the digits, weights that separate real from noise tasks became hardly better than chance).
+        loss: of fine-tuning: `cross_entropy`, `binary_tasks` or, where 1s are rare, `balanced_tasks`.
+        transfer: what fine-tuning trains inside meta-learning: the `"head"`, as in the paper, or the whole `"network"`.
+        algorithm: further arguments of `meta_pretraining`, for example `differentiate=central_differences(5.0)`.
+    """
+    if transfer not in ("head", "network"):
+        raise ValueError(f"transfer={transfer!r} must be 'head' or 'network', what fine-tuning trains")
+    pretrain_model = with_head(encoder, head)
+    new = linear(features, classes, zero=True)
+    finetune_model = with_head(encoder, new)
+    of_head = transfer == "head"
+    pretrain = Stage(objective(whole(pretrain_model)), pretrain_optimizer)
+    predict = on_features(encoder, new) if of_head else whole(finetune_model, mode="frozen")
+    finetune = Stage(loss(predict), finetune_optimizer)
+    pretrain_fit = rule(pretrain)
+    made = meta_pretraining(
+        pretrain=pretrain_fit,
+        finetune=unroll(finetune),
+        validate=finetune.objective,
+        update=by_gradient(meta_optimizer),
+        constrain=meta.constrain,
+        transfer=stages.with_extra(stages.transfer_features if of_head else stages.transfer_encoder),
+        warm_start=warm_start,
+        **algorithm,
+    )
+    start_pretrain = lambda key: stages.start_model(pretrain, pretrain_model, key)
+    start_finetune = lambda key: stages.start_model(finetune, new if of_head else finetune_model, key)
+    return Pieces(
+        made, pretrain_model, finetune_model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune
+    )

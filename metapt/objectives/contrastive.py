@@ -1,0 +1,69 @@
+"""Two views of an example are told from all other examples' views; no labels."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from metapt.data.views import View
+from metapt.objectives.predict import Predict
+from metapt.types import Objective
+
+
+def contrastive(predict: Predict, view: View, second_view: View | None = None, temperature: float = 0.5) -> Objective:
+    """`nt_xent` of the outputs for two views of a batch `(x [B, ...], ...)`, which the context may steer.
+
+    Both views go through the network at once, so that batch normalisation sees all 2B. The loss couples the batch.
+
+    Args:
+        predict: with outputs `[B, D]`, for example `whole(with_head(encoder, projection(...)))`.
+        second_view: by default `view` once more, with a key of its own.
+        temperature: above 0.
+
+    Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", algorithm 1.
+
+    Example:
+        >>> from metapt.objectives import stateless
+        >>> shift = lambda context, x, key: x + context
+        >>> objective = contrastive(stateless(lambda params, context, x: x * params), shift)
+        >>> loss, _ = objective(2.0, 0.0, None, (jnp.eye(2),), jax.random.key(0))
+        >>> round(float(loss), 4), round(float(jnp.log1p(2 * jnp.exp(-2))), 4)
+        (0.2395, 0.2395)
+    """
+    if temperature <= 0:
+        raise ValueError(f"contrastive: temperature={temperature} must be above 0")
+
+    def objective(params, context, extra, batch, key):
+        views_key, predict_key = jax.random.split(key)
+        x, *_ = batch
+        keys = jax.random.split(views_key)
+        if second_view is None:  # compiles once
+            views = jax.vmap(lambda key: view(context, x, key))(keys)
+        else:
+            views = jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])])
+        z, extra = predict(params, context, extra, views.reshape(-1, *x.shape[1:]), predict_key)
+        return nt_xent(z[: len(x)], z[len(x) :], temperature), extra
+
+    return objective
+
+
+def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:
+    """Normalised temperature-scaled cross-entropy of B pairs, `[B, D], [B, D] -> []`.
+
+        mean over the 2B rows a of  log sum_{b != a} exp(s_ab) - s_a,partner(a),   s_ab = cos(z_a, z_b) / temperature
+
+    The value of `optax.losses.ntxent`, from one matrix product instead of all products of rows one by one. All
+    derivatives are finite, at equal rows and at a row of zeros too.
+
+    Source: Chen et al. 2020, equation 1.
+
+    Example:
+        >>> alike = jnp.ones((3, 2))
+        >>> round(float(nt_xent(alike, alike)), 4), round(float(jnp.log(5.0)), 4)  # nothing to tell apart
+        (1.6094, 1.6094)
+    """
+    z = jnp.concatenate([first, second])
+    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
+    similarity = z @ z.T / temperature
+    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarity)
+    partner = jnp.sum(z * jnp.roll(z, len(first), axis=0), axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(others, axis=1) - partner)
