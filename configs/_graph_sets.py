@@ -57,6 +57,8 @@ def graph_sets(
         else:
             chosen = arrays["target"], arrays[part], arrays["y_finetune"], steps, config.finetune_batch, finetune_room
         graph, y = data.draw_graphs(key, *chosen)
+        if part == "pretrain" and config.as_published:
+            graph = jax.vmap(data.misplaced_centres)(graph)
         return expand(graph), y
 
     runs, whole = zip(*_runs(config, source, target, parts), strict=True)

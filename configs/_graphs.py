@@ -63,6 +63,8 @@ class GraphConfig(Steps):
     """Shares of the labelled examples that meta-learning sees, one set of runs each; below 1: partial fine-tuning access."""
     unseen_tasks: int = 0
     """Fine-tuning tasks that meta-learning does not see; the arms are then fine-tuned and judged on those alone."""
+    as_published: bool = False
+    """Meta-learning as in the paper's own code (`recipes.task_weights.as_published`), to measure the difference."""
     final: Literal["linear", "full"] = "linear"
     """The final fine-tuning: of a linear head on the features, or of the whole network."""
 
@@ -142,11 +144,9 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         "families": meta.grouped(meta.softmax_weights(tasks), problem.family),
     }[config.weights]
     steps = schedule(config, config.meta_share)
+    sizes = problem.encoder, features, tasks, classes
     method = recipes.task_weights.task_weights(
-        problem.encoder,
-        features,
-        tasks,
-        classes,
+        *sizes,
         learned,
         pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
@@ -155,6 +155,9 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         loss=objectives.balanced_tasks,
         transfer=config.transfer,
     )
+    if config.as_published:
+        published = recipes.task_weights.as_published(*sizes, config.pretrain_lr, config.neumann_terms)
+        method, learned = published, meta.sigmoid_weights(tasks)
     draw = _by_role(problem)
     cost = Cost(config.pretrain_steps, config.finetune_steps)
     finish = lambda context, pretrain: {"encoder": (pretrain.params["encoder"], pretrain.extra), "weights": context}

@@ -1,6 +1,7 @@
 """Graphs: batches, networks, masked losses, gradient surgery, readers; each against plain arrays computed another way."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -467,6 +468,10 @@ def test_grouped_weights_are_the_weights_with_equal_logits(key):
         meta.grouped(whole, np.array([0.0, 1.0]))
 
 
+def _linear(head, x):
+    return x @ head["kernel"] + head["bias"]
+
+
 def _pieces(tasks=3):
     encoder = models.mlp(4, (5,))
     return recipes.task_weights.task_weights(
@@ -508,12 +513,12 @@ def test_cosine_weights_are_cosines_of_single_gradients(key):
         return bce(features(encoder, validation[0]) @ w + b, validation[1])
 
     flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-    encoder, head = pretrained.params["encoder"], models.linear(5, 3)
+    encoder, head = pretrained.params["encoder"], pretrained.params["head"]
     wanted = flat(jax.grad(validation_loss)(encoder))
     cosines = np.zeros(3)
     for task in range(3):
         for x, y in zip(*batches.pretrain, strict=True):
-            loss = lambda e, x=x, y=y, t=task: bce(head.apply(pretrained.params["head"], features(e, x))[:, t], y[:, t])
+            loss = lambda e, x=x, y=y, t=task: bce(_linear(head, features(e, x))[:, t], y[:, t])
             g = flat(jax.grad(loss)(encoder))
             cosines[task] += g @ wanted / np.linalg.norm(g) / np.linalg.norm(wanted) / 2
     kept = np.maximum(cosines, 0)
@@ -533,7 +538,7 @@ def test_cotraining_descends_on_both_losses_at_once(key, surgery):
         made.pretrained(made.fit(state, weights, (first, second), key)[0]).params,
     )
     bce, encode = optax.sigmoid_binary_cross_entropy, models.mlp(4, (5,)).apply
-    output = lambda params, head, x: models.linear(5, 3).apply(params[head], encode(params["encoder"], x))
+    output = lambda params, head, x: _linear(params[head], encode(params["encoder"], x))
     losses = (
         lambda p: (weights * bce(output(p, "head", first[0][0]), first[1][0])).mean(),
         lambda p: bce(output(p, "second_head", second[0][0]), second[1][0]).mean(),
@@ -556,3 +561,47 @@ def test_cotraining_descends_on_both_losses_at_once(key, surgery):
     assert jax.tree.structure(made.pretrained(state).params["encoder"]) == jax.tree.structure(
         pieces.start_pretrain(key).params["encoder"]
     )
+
+
+def test_the_published_code_s_hypergradient(key):
+    lr, encoder = 1e-2, models.mlp(4, (3,))
+    pieces = recipes.task_weights.as_published(encoder, 3, 3, 2, lr)
+    validation = jax.tree.map(lambda a: a[0], _labelled(1, 2, 3))
+    batches = Batches(_labelled(1, 3, 1), _labelled(1, 2, 2), validation)
+    state = _float64(pieces.start(key, jnp.array([0.2, 0.0, -0.1])))
+    after, info = pieces.algorithm.step(state, batches, key)
+
+    # By hand, with dense matrices.
+    start, unflatten = jax.flatten_util.ravel_pytree(state.pretrain.params)
+    bce = lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).mean(0)
+    (x,), (y,) = batches.pretrain
+    apply = lambda params, head, x: models.linear(3, 3).apply(head, encoder.apply(params["encoder"], x))
+    loss = lambda flat, phi: (
+        2 * jax.nn.sigmoid(phi) * bce(apply(unflatten(flat), unflatten(flat)["head"], x), y)
+    ).mean()
+    g = jax.grad(loss)(start, state.phi)
+    theta = start - lr * g / (jnp.abs(g) + 1e-8)  # Adam's first step
+
+    def downstream(flat):
+        def head_loss(head):
+            return bce(apply(unflatten(flat), head, batches.finetune[0][0]), batches.finetune[1][0]).mean()
+
+        head = state.finetune.params
+        step = lambda g: lr * g / (jnp.sqrt(g**2 + 1e-16) + 1e-8)
+        head = jax.tree.map(lambda p, g: p - step(g), head, jax.grad(head_loss)(head))
+        return bce(apply(unflatten(flat), head, validation[0]), validation[1]).mean()
+
+    v, hessian = jax.grad(downstream)(theta), jax.hessian(loss)(theta, state.phi)
+    p = lr * (v + (v - lr * hessian @ v))
+    hypergradient = -jax.jacobian(jax.grad(loss), argnums=1)(theta, state.phi).T @ p
+    np.testing.assert_allclose(info.validation_loss, downstream(theta), rtol=1e-6)  # the head starts in float32
+    np.testing.assert_allclose(info.hypergradient_norm, jnp.linalg.norm(hypergradient), rtol=1e-5)
+    moved = -hypergradient / (jnp.abs(hypergradient) + 1e-8)  # Adam with a learning rate of 1
+    np.testing.assert_allclose(after.phi - state.phi, moved, rtol=1e-5)
+
+
+def test_centres_without_their_offset_point_into_the_first_graphs():
+    graphs, *_ = _graphs()
+    batch = graphs.batch(jnp.array([3, 0, 1]), nodes=10, edges=30)
+    assert batch.centre.tolist() == [3, 4, 0] and batch.present.tolist() == [True, True, False]
+    assert data.misplaced_centres(batch).centre.tolist() == [3, 0, 0]

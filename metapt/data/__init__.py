@@ -15,7 +15,7 @@ from metapt.data.ecg import (
     twelve_leads,
 )
 from metapt.data.ecg_generator import Beat, ecgsyn, generated_ecg, tachogram
-from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, slots, undirected
+from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, misplaced_centres, slots, undirected
 from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
@@ -72,6 +72,7 @@ __all__ = [
     "in_turn",
     "integrate",
     "lead_dropout",
+    "misplaced_centres",
     "mnist",
     "molecule_hash",
     "molecules",
