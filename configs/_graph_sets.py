@@ -29,6 +29,7 @@ class Labelled(NamedTuple):
 
     graphs: data.GraphSet
     y: np.ndarray  # [M, T]
+    group: np.ndarray  # int [M]: graphs of one number are never parted
 
 
 def graph_sets(
@@ -45,18 +46,23 @@ def graph_sets(
     """Pre-training on graphs of `source`, fine-tuning on graphs of `target`.
 
     Args:
-        parts: rows of `source` in "pretrain", of `target` in "train", "validation", "monitor" and "test".
+        parts: rows of `source` in "pretrain", of `target` in "labelled", "monitor" and "test".
         expand: numbers for the network, from a batch as it is stored.
     """
     room = data.slots(source.graphs, config.batch)
     finetune_room = data.slots(target.graphs, config.finetune_batch)
 
-    def draw(arrays, part, key, steps):
+    number, group = np.unique(target.group, return_inverse=True)
+
+    def draw(arrays, part, key, steps, fold):
         if part == "pretrain":
-            chosen = arrays["source"], arrays[part], arrays["y_pretrain"], steps, config.batch, room
+            graph, y = data.draw_graphs(
+                key, arrays["source"], arrays[part], arrays["y_pretrain"], steps, config.batch, room
+            )
         else:
-            chosen = arrays["target"], arrays[part], arrays["y_finetune"], steps, config.finetune_batch, finetune_room
-        graph, y = data.draw_graphs(key, *chosen)
+            wanted = fold[arrays["group"][arrays[part]]]
+            chosen = arrays["y_finetune"], steps, config.finetune_batch, finetune_room
+            graph, y = data.draw_graphs(key, arrays["target"], arrays[part], *chosen, wanted)
         if part == "pretrain" and config.as_published:
             graph = jax.vmap(data.misplaced_centres)(graph)
         return expand(graph), y
@@ -85,26 +91,24 @@ def graph_sets(
         "source": sources,
         "target": targets,
         "y_finetune": of_all_runs(target.y),
+        "group": of_all_runs(group),
         "labelled_items": labelled,
         "monitor": monitor,
     }
-    return Problem(encoder, features, draw, batch, score, arrays, test, family, family_names)
+    return Problem(encoder, features, draw, len(number), batch, score, arrays, test, family, family_names)
 
 
 def _runs(config: GraphSetConfig, source: Labelled, target: Labelled, parts) -> Iterator[tuple[dict, list[np.ndarray]]]:
     """Of every run: what training needs, and the rows of "labelled", "monitor" and "test"."""
     for run in each_run(config, target.y.shape[1]):
         rows = parts(run)
-        labelled = {name: run.splits.permutation(rows[name]) for name in ("train", "validation")}
-        seen = {name: run.seen(part) for name, part in labelled.items()}
-        both = np.concatenate([*labelled.values()])
-        of_target = {**seen, "seen": np.concatenate([*seen.values()]), "labelled": both}
         yield (
             {
                 "pretrain": np.resize(rows["pretrain"], len(source.y)),
-                **{name: np.resize(part, len(target.y)) for name, part in of_target.items()},
+                "labelled": np.resize(rows["labelled"], len(target.y)),
+                "seen": np.resize(run.seen(rows["labelled"]), len(target.y)),
                 "y_pretrain": shuffle_tasks(config, run, source.y),
                 **run.masks,
             },
-            [both, rows["monitor"], rows["test"]],
+            [rows["labelled"], rows["monitor"], rows["test"]],
         )

@@ -86,9 +86,10 @@ class Problem(NamedTuple):
 
     encoder: StatefulModel
     features: int
-    # (arrays, part, key, steps) -> random batches [steps, ...] of (graph, labels)
-    # parts: "pretrain"; "train", "validation" and both ("seen"), as meta-learning sees them; all of both ("labelled")
-    draw: Callable[[Any, str, jax.Array, int], Any]
+    # (arrays, part, key, steps, fold) -> random batches [steps, ...] of (graph, labels); parts: "pretrain", "labelled" and,
+    # of those, what meta-learning sees ("seen"), for examples whose group's entry in `fold` is True
+    draw: Callable[[Any, str, jax.Array, int, jax.Array], Any]
+    groups: int  # of fine-tuning examples that are never parted
     batch: Callable[[Any, Any], Any]  # (arrays, item) -> (graph, labels [B, t]) of fine-tuning
     score: Callable[
         [jax.Array, jax.Array], jax.Array
@@ -110,8 +111,8 @@ class Run(NamedTuple):
     masks: dict[str, np.ndarray]  # bool [t]: "learned_from" by meta-learning, "judged" in the end
 
     def seen(self, rows: np.ndarray) -> np.ndarray:
-        """The share of `rows`, which are in random order, that meta-learning sees."""
-        return rows[: max(1, round(self.access * len(rows)))]
+        """The random share of `rows` that meta-learning sees."""
+        return self.splits.permutation(rows)[: max(2, round(self.access * len(rows)))]
 
 
 def each_run(config: GraphConfig, classes: int) -> Iterator[Run]:
@@ -158,7 +159,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
     if config.as_published:
         published = recipes.task_weights.as_published(*sizes, config.pretrain_lr, config.neumann_terms)
         method, learned = published, meta.sigmoid_weights(tasks)
-    draw = _by_role(problem)
+    draw, everything = _by_role(problem), jnp.ones(problem.groups, bool)
     cost = Cost(config.pretrain_steps, config.finetune_steps)
     finish = lambda context, pretrain: {"encoder": (pretrain.params["encoder"], pretrain.extra), "weights": context}
     equal = lambda key, arrays, exports: jnp.ones(tasks)
@@ -176,7 +177,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
 
         def batches(arrays, key):
             keys = jax.random.split(key)
-            part = lambda name, key: draw(arrays, name, key, config.pretrain_steps)
+            part = lambda name, key: draw(arrays, name, key, config.pretrain_steps, everything)
             return Batches((part("pretrain", keys[0]), part("seen", keys[1])), None, None)
 
         export = lambda context, state: finish(context, both.pretrained(state))
@@ -207,14 +208,16 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         ),
         fixed("replay", lambda key, arrays, exports: exports["meta"]["weights"]),
     )
-    judge = _fine_tune_and_score(config, problem, method.finetune_model, classes, draw)
+    labelled = lambda arrays, key: draw(arrays, "labelled", key, 1, everything)
+    judge = _fine_tune_and_score(config, problem, method.finetune_model, classes, labelled)
 
     def outer_draw(arrays, key):
-        keys = jax.random.split(key, 3)
+        *keys, fold_key = jax.random.split(key, 4)
+        fold = jax.random.bernoulli(fold_key, 0.5, everything.shape)  # anew every time: weights fit no single half
         return Batches(
-            draw(arrays, "pretrain", keys[0], config.pretrain_steps),
-            draw(arrays, "train", keys[1], config.finetune_steps),
-            jax.tree.map(lambda a: a[0], draw(arrays, "validation", keys[2], 1)),
+            draw(arrays, "pretrain", keys[0], config.pretrain_steps, everything),
+            draw(arrays, "seen", keys[1], config.finetune_steps, fold),
+            jax.tree.map(lambda a: a[0], draw(arrays, "seen", keys[2], 1, ~fold)),
         )
 
     return Experiment(
@@ -236,8 +239,8 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
 def _by_role(problem: Problem):
     """`problem.draw`, without the labels of fine-tuning tasks that play no part."""
 
-    def draw(arrays, part, key, steps):
-        graph, y = problem.draw(arrays, part, key, steps)
+    def draw(arrays, part, key, steps, fold):
+        graph, y = problem.draw(arrays, part, key, steps, fold)
         if part == "pretrain":
             return graph, y
         return graph, jnp.where(arrays["judged" if part == "labelled" else "learned_from"], y, data.ABSENT)
@@ -245,7 +248,7 @@ def _by_role(problem: Problem):
     return draw
 
 
-def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: int, draw):
+def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: int, labelled):
     """(encoder, arrays, items, key) -> area under the curve by task, after fine-tuning on all labelled examples."""
     head = models.linear(problem.features, classes, zero=True)
     optimizer = optax.adam(config.final_lr)
@@ -273,7 +276,7 @@ def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: 
     def full(params, extra, arrays, key):
         def step(state, key):
             batch_key, step_key = jax.random.split(key)
-            batch = jax.tree.map(lambda a: a[0], draw(arrays, "labelled", batch_key, 1))
+            batch = jax.tree.map(lambda a: a[0], labelled(arrays, batch_key))
             return stages.step(of_network, None, state, (batch, step_key))
 
         start = stages.start(of_network, {"encoder": params, "head": head.init(key)}, extra)

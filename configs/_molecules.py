@@ -15,10 +15,8 @@ from metapt.io.experiment import Experiment
 class MoleculeConfig(GraphSetConfig):
     """Fields of every experiment on molecules; each can be set on the command line."""
 
-    train_share: float = 0.1
-    """Share of the molecules that are labelled for the fine-tuning inside meta-learning."""
-    validation_share: float = 0.1
-    """Share that is labelled for the loss that the weights minimise. The final fine-tuning trains on both kinds."""
+    labelled_share: float = 0.2
+    """Share of the molecules that are labelled for fine-tuning; meta-learning validates on random halves of them."""
     monitor_share: float = 0.1
     """Share of the molecules for the curves."""
     test_share: float = 0.3
@@ -27,11 +25,11 @@ class MoleculeConfig(GraphSetConfig):
     def __post_init__(self):
         super().__post_init__()
         if (total := sum(self.shares.values())) >= 1:
-            raise ValueError(f"train_share + validation_share + monitor_share + test_share = {total} must be below 1")
+            raise ValueError(f"labelled_share + monitor_share + test_share = {total} must be below 1")
 
     @property
     def shares(self) -> dict[str, float]:
-        return {name: getattr(self, f"{name}_share") for name in ("train", "validation", "monitor", "test")}
+        return {name: getattr(self, f"{name}_share") for name in ("labelled", "monitor", "test")}
 
 
 def molecule_experiment(config: MoleculeConfig, name: Collection) -> Experiment:
@@ -57,8 +55,8 @@ def molecule_experiment(config: MoleculeConfig, name: Collection) -> Experiment:
         config,
         encoder,
         config.width,
-        Labelled(source.graphs, source.y),
-        Labelled(target.graphs, target.y),
+        Labelled(source.graphs, source.y, source.scaffold),
+        Labelled(target.graphs, target.y, target.scaffold),
         parts,
         expand,
         family,

@@ -80,17 +80,17 @@ def experiment(config: Config) -> Experiment:
     cut = max(1, round(config.monitor_share * len(held)))
     rows = {
         "pretrain": split["pretrain"],
-        "train": split["finetune_train"],
-        "validation": held[cut:],
+        "labelled": np.concatenate([split["finetune_train"], held[cut:]]),
         "monitor": held[:cut],
         "test": split[f"test_{config.test}"],
     }
+    proteins_apart = np.arange(len(proteins.species))
     problem = graph_sets(
         config,
         encoder,
         2 * config.width,
-        Labelled(proteins.graphs, proteins.y_pretrain),
-        Labelled(proteins.graphs, proteins.y_finetune),
+        Labelled(proteins.graphs, proteins.y_pretrain, proteins_apart),
+        Labelled(proteins.graphs, proteins.y_finetune, proteins_apart),
         parts=lambda run: rows,
         expand=lambda graph: graph._replace(edges=graph.edges.astype(jnp.float32)),
         family=np.zeros(proteins.y_pretrain.shape[1], int),

@@ -36,10 +36,8 @@ class Config(GraphConfig):
 
     convolution: Convolution = "gcn"
     """Kind of message passing."""
-    train_share: float = 0.18
-    """Share of the genes that are labelled for the fine-tuning inside meta-learning."""
-    validation_share: float = 0.18
-    """Share of the genes that are labelled for the loss that the weights minimise. The final fine-tuning trains on both kinds."""
+    labelled_share: float = 0.36
+    """Share of the genes that are labelled for fine-tuning; meta-learning validates on random halves of them."""
     monitor_share: float = 0.1
     """Share of the genes for the curves."""
     test_share: float = 0.3
@@ -66,14 +64,17 @@ def experiment(config: Config) -> Experiment:
     labels = lambda y, tissue: jnp.where(expressed[tissue][:, None], y, data.ABSENT)
     graph = lambda tissue: graphs.batch(tissue[None], *room)
 
-    def draw(arrays, part, key, steps):
+    def draw(arrays, part, key, steps, fold):
         of = jax.random.choice(key, arrays["tissues"], (steps,))
-        return jax.vmap(graph)(of), jax.vmap(lambda tissue: labels(arrays[part], tissue))(of)
+        y = arrays[part] if part == "pretrain" else jnp.where(fold[:, None], arrays[part], data.ABSENT)
+        return jax.vmap(graph)(of), jax.vmap(lambda tissue: labels(y, tissue))(of)
 
     batch = lambda arrays, item: (graph(item["tissue"]), labels(item["y"], item["tissue"]))
     score = lambda logits, y: jnp.nanmean(jax.vmap(objectives.auroc)(logits, y), axis=0)
     arrays, test = _arrays(config, tissues)
-    problem = Problem(encoder, config.width, draw, batch, score, arrays, test, tissues.family, tissues.family_names)
+    problem = Problem(
+        encoder, config.width, draw, genes, batch, score, arrays, test, tissues.family, tissues.family_names
+    )
     return graph_experiment(config, problem)
 
 
@@ -85,22 +86,18 @@ def _arrays(config: Config, tissues: data.Tissues):
     items = lambda rows, tissues: {"tissue": tissues, "y": np.repeat(only(y, rows)[None], len(tissues), axis=0)}
     runs, tests = [], []
     for run in each_run(config, classes):
-        sizes = {
-            name: round(getattr(config, f"{name}_share") * genes) for name in ("train", "validation", "monitor", "test")
-        }
+        sizes = {name: round(getattr(config, f"{name}_share") * genes) for name in ("labelled", "monitor", "test")}
         rows = data.split(run.splits, genes, sizes)
         seen, unseen = np.split(run.splits.permutation(len(tissues.expressed)), [config.pretrain_tissues])
         y_pretrain = shuffle_tasks(config, run, tissues.y_pretrain)
-        labelled = {name: run.splits.permutation(rows[name]) for name in ("train", "validation")}
-        parts = {name: run.seen(part) for name, part in labelled.items()}
-        parts |= {"seen": np.concatenate([*parts.values()]), "labelled": np.concatenate([*labelled.values()])}
         hidden = np.union1d(rows["test"], rows["monitor"])
         runs.append(
             {
                 "tissues": seen,
                 "pretrain": only(y_pretrain, np.setdiff1d(np.arange(genes), hidden)),
-                **{name: only(y, part) for name, part in parts.items()},
-                "labelled_items": items(parts["labelled"], seen),
+                "labelled": only(y, rows["labelled"]),
+                "seen": only(y, run.seen(rows["labelled"])),
+                "labelled_items": items(rows["labelled"], seen),
                 "monitor": items(rows["monitor"], seen),
                 **run.masks,
             }

@@ -23,8 +23,7 @@ SIZES = {
     "neumann_terms": 1,
     "final_steps": 3,
     "pretrain_tissues": 2,
-    "train_share": 0.2,
-    "validation_share": 0.2,
+    "labelled_share": 0.4,
     "monitor_share": 0.2,
 }
 OF_SETS = ("seeds", "width", "outer_steps", "warm_up", "pretrain_steps", "neumann_terms", "final_steps")
@@ -141,8 +140,7 @@ def test_genes_and_tissues_of_the_test_are_never_seen(folder):
         tested, monitored, labelled = (
             _rows(items["y"][0]) for items in (test, arrays["monitor"], arrays["labelled_items"])
         )
-        train, validation, seen = (_rows(arrays[part]) for part in ("train", "validation", "seen"))
-        assert train | validation == seen == labelled == _rows(arrays["labelled"]) and not train & validation
+        assert labelled == _rows(arrays["labelled"]) == _rows(arrays["seen"])
         assert not (tested | monitored) & (_rows(arrays["pretrain"]) | labelled) and not tested & monitored
         tissues = [set(items["tissue"].tolist()) for items in (arrays["labelled_items"], arrays["monitor"], test)]
         assert set(arrays["tissues"].tolist()) == tissues[0] == tissues[1]
@@ -155,13 +153,13 @@ def test_scaffolds_of_the_test_are_never_seen_nor_are_its_molecules_in_pretraini
     scaffold = np.arange(MOLECULES) // 3
     for run in range(2):
         arrays, test = jax.tree.map(lambda a, run=run: np.asarray(a[run]), (experiment.data, experiment.test))
-        rows = {part: set(arrays[part].tolist()) for part in ("train", "validation", "seen", "labelled", "pretrain")}
+        rows = {part: set(arrays[part].tolist()) for part in ("seen", "labelled", "pretrain")}
         rows |= {
             name: set(items[items >= 0].tolist())
             for name, items in (("test", test), ("monitor", arrays["monitor"]), ("items", arrays["labelled_items"]))
         }
-        assert rows["train"] | rows["validation"] == rows["seen"] == rows["labelled"] == rows["items"]
-        parts = [set(scaffold[list(rows[part])].tolist()) for part in ("train", "validation", "monitor", "test")]
+        assert rows["seen"] == rows["labelled"] == rows["items"]
+        parts = [set(scaffold[list(rows[part])].tolist()) for part in ("labelled", "monitor", "test")]
         assert all(parts) and sum(map(len, parts)) == len(set.union(*parts))
         judged = number[list(rows["test"] | rows["monitor"])]
         assert not np.isin(number[list(rows["pretrain"])], judged).any() and rows["pretrain"]
@@ -177,9 +175,9 @@ def test_proteins_are_split_as_published(sets):
         rows = lambda items: sorted(set(items[items >= 0].ravel().tolist()))
         assert rows(test) == split[f"test_{choice}"].tolist()
         assert rows(arrays["pretrain"]) == split["pretrain"].tolist()
-        assert rows(arrays["train"]) == split["finetune_train"].tolist()
-        held = rows(arrays["validation"]) + rows(arrays["monitor"])
-        assert sorted(held) == split["finetune_validation"].tolist()
+        assert set(rows(arrays["monitor"])) < set(split["finetune_validation"].tolist())
+        finetune = np.concatenate([split["finetune_train"], split["finetune_validation"]])
+        assert sorted(rows(arrays["labelled"]) + rows(arrays["monitor"])) == sorted(finetune.tolist())
 
 
 @pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider"])
@@ -190,10 +188,27 @@ def test_partial_access_by_examples_hides_labels_from_meta_learning_alone(folder
         assert all((leaf[:2] == leaf[2:]).all() for leaf in of(part)), part
     assert all((np.asarray(leaf[:2]) == leaf[2:]).all() for leaf in jax.tree.leaves(experiment.test))
     seen = (lambda a: len(_rows(a))) if name == "ppi_tissues" else (lambda a: len(set(a.tolist())))
-    for part in ("train", "validation", "seen"):
-        (rows,) = of(part)
-        for run in range(2):
-            assert abs(seen(rows[run]) - seen(rows[2 + run]) / 4) <= 1.5, part
+    (rows,) = of("seen")
+    for run in range(2):
+        assert abs(seen(rows[run]) - seen(rows[2 + run]) / 4) <= 0.5
+
+
+@pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider"])
+def test_meta_learning_validates_on_other_examples_than_it_trains_on(folder, sets, name):
+    experiment = _experiment(folder if name == "ppi_tissues" else sets, name, access=(0.5,))
+    arrays = jax.tree.map(lambda a: a[0], experiment.data)
+    seen, groups = set(np.asarray(arrays["seen"]).tolist()) if name != "ppi_tissues" else _rows(arrays["seen"]), []
+    if name == "toxcast_sider":  # labels that say whose they are
+        scaffold = np.arange(MOLECULES) // 3
+        arrays["y_finetune"] = np.repeat(scaffold[:, None], 4, axis=1).astype(np.int8)
+        seen = set(scaffold[list(seen)].tolist())
+    found = lambda y: set(y[y >= 0].tolist()) if name == "toxcast_sider" else _rows(y)
+    for number in range(12):
+        batches = experiment.draw(arrays, jax.random.key(number))
+        train, validation = found(np.asarray(batches.finetune[1][0])), found(np.asarray(batches.validation[1]))
+        assert not train & validation and train | validation <= seen
+        groups.append(train)
+    assert set.union(*groups) == seen and len({tuple(sorted(g)) for g in groups}) > 1
 
 
 @pytest.mark.parametrize("name", ["ppi_tissues", "toxcast_sider"])

@@ -140,14 +140,31 @@ def in_batches(graphs: GraphSet, rows: np.ndarray, size: int) -> tuple[np.ndarra
     return index, (max(needed(graphs.node_start), 1), max(needed(graphs.edge_start), 1))
 
 
-def draw_graphs(key: Array, graphs: GraphSet, rows: Array, y: Array, steps: int, size: int, room: tuple[int, int]):
+def draw_graphs(
+    key: Array,
+    graphs: GraphSet,
+    rows: Array,
+    y: Array,
+    steps: int,
+    size: int,
+    room: tuple[int, int],
+    wanted: Array | None = None,
+):
     """`steps` batches of `size` random graphs among `rows`: `(Graph, y)` with leaves `[steps, ...]`, y `[steps, size, T]`.
 
     Labels of graphs that did not fit into the slots (`room`) are `ABSENT`.
+
+    Args:
+        wanted: bool, one a row: only these are drawn. If there are none, all labels are `ABSENT`.
     """
-    index = rows[jax.random.randint(key, (steps, size), 0, len(rows))]
-    graph = jax.vmap(lambda i: graphs.batch(i, *room))(index)
-    return graph, jnp.where(graph.present[..., None], y[index], ABSENT)
+    if wanted is None:
+        chosen = jax.random.randint(key, (steps, size), 0, len(rows))
+        usable = jnp.array(True)
+    else:
+        chosen = jax.random.choice(key, len(rows), (steps, size), p=wanted / jnp.maximum(wanted.sum(), 1))
+        usable = wanted[chosen]
+    graph = jax.vmap(lambda i: graphs.batch(i, *room))(rows[chosen])
+    return graph, jnp.where((graph.present & usable)[..., None], y[rows[chosen]], ABSENT)
 
 
 def _slots(start, index: Array, size: int):
