@@ -23,7 +23,7 @@ import optax
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from metapt import algorithm, data, meta, models, recipes, solvers
+from metapt import algorithm, data, hypergrad, meta, models, recipes, solvers
 from metapt.types import Batches, Solve
 
 SEEDS, REAL, NOISE = 4, 10, 100
@@ -66,7 +66,7 @@ def build(solver: str) -> recipes.Pieces:
         pretrain_optimizer=optax.adam(2e-3),
         finetune_optimizer=optax.sgd(0.3, momentum=0.9),
         meta_optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=0.1, eps=3e-4),
-        solve=SOLVERS[solver],
+        rule=lambda stage: hypergrad.implicit(stage, SOLVERS[solver]),
     )
 
 

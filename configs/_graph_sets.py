@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _common import stack
-from _graphs import GraphConfig, Problem, Run, each_run, shuffle_tasks
+from _graphs import GraphConfig, Problem, Run, each_run, plant_tasks
 
 from metapt import data, objectives
 from metapt.types import StatefulModel
@@ -107,7 +107,7 @@ def _runs(config: GraphSetConfig, source: Labelled, target: Labelled, parts) -> 
                 "pretrain": np.resize(rows["pretrain"], len(source.y)),
                 "labelled": np.resize(rows["labelled"], len(target.y)),
                 "seen": np.resize(run.seen(rows["labelled"]), len(target.y)),
-                "y_pretrain": shuffle_tasks(config, run, source.y),
+                "y_pretrain": plant_tasks(config, run, source.y),
                 **run.masks,
             },
             [rows["labelled"], rows["monitor"], rows["test"]],

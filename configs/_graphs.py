@@ -11,6 +11,7 @@ import optax
 from _common import REPORT, Steps, schedule
 
 from metapt import data, meta, models, objectives, recipes, solvers, stages
+from metapt.hypergrad import implicit, unroll
 from metapt.io import arms, plots, stats
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
@@ -31,8 +32,10 @@ class GraphConfig(Steps):
     """Outer steps, warm-up included."""
     warm_up: int = 10
     """Outer steps before learning begins."""
-    neumann_terms: int = 5
-    """Terms of the inverse-Hessian series beyond the first."""
+    rule: Literal["unroll", "implicit"] = "unroll"
+    """How pre-training is differentiated: through the P steps of an outer step, or implicitly as in the paper."""
+    neumann_terms: int = 0
+    """Of `implicit`, terms of the inverse-Hessian series beyond the first: none, as the curvature is often negative here."""
     pretrain_lr: float = 3e-3
     """Adam's learning rate in pre-training."""
     finetune_lr: float = 20.0
@@ -59,6 +62,8 @@ class GraphConfig(Steps):
     """Share of the learning steps after which it is 0."""
     shuffled: float = 0.0
     """Share of the pre-training tasks whose labels are shuffled: planted negative transfer."""
+    identical: bool = False
+    """All pre-training tasks are copies of the one with most labels: the null control, in which no weight can matter."""
     access: tuple[float, ...] = (1.0,)
     """Shares of the labelled examples that meta-learning sees, one set of runs each; below 1: partial fine-tuning access."""
     unseen_tasks: int = 0
@@ -126,9 +131,9 @@ def each_run(config: GraphConfig, classes: int) -> Iterator[Run]:
             yield Run(access, splits, plants, {"learned_from": ~unseen, "judged": unseen | ~unseen.any()})
 
 
-def shuffle_tasks(config: GraphConfig, run: Run, y: np.ndarray) -> np.ndarray:
-    """Labels `[N, T]` with those of a share of the tasks dealt anew among the examples that they were measured on."""
-    y = y.copy()
+def plant_tasks(config: GraphConfig, run: Run, y: np.ndarray) -> np.ndarray:
+    """Labels `[N, T]`, of a share of the tasks dealt anew among the examples that they were measured on, or all alike."""
+    y = np.repeat(y[:, [(y >= 0).sum(0).argmax()]], y.shape[1], axis=1) if config.identical else y.copy()
     for task in run.plants.permutation(y.shape[1])[: round(config.shuffled * y.shape[1])]:
         measured = np.flatnonzero(y[:, task] >= 0)
         y[measured, task] = run.plants.permutation(y[measured, task])
@@ -144,15 +149,23 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         "sigmoid": meta.sigmoid_weights(tasks),
         "families": meta.grouped(meta.softmax_weights(tasks), problem.family),
     }[config.weights]
-    steps = schedule(config, config.meta_share)
+    steps, cost = schedule(config, config.meta_share), Cost(config.pretrain_steps, config.finetune_steps)
+    if config.rule == "unroll":
+        rule, price = unroll, cost.unrolled
+    elif config.neumann_terms:
+        rule = lambda stage: implicit(stage, solvers.neumann(config.neumann_terms))
+        price = cost.implicit(config.neumann_terms)
+    else:  # the leading term alone: Adam takes its scale away, so nobody needs the largest eigenvalue
+        rule, price = lambda stage: implicit(stage, solvers.neumann(0, step=1.0)), cost.implicit(0, power=0)
+    adam = optax.adam(config.pretrain_lr, eps_root=1e-12)
     sizes = problem.encoder, features, tasks, classes
     method = recipes.task_weights.task_weights(
         *sizes,
         learned,
-        pretrain_optimizer=optax.adam(config.pretrain_lr),
+        pretrain_optimizer=adam,
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
         meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1])),
-        solve=solvers.neumann(config.neumann_terms),
+        rule=rule,
         loss=objectives.balanced_tasks,
         transfer=config.transfer,
     )
@@ -160,7 +173,6 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         published = recipes.task_weights.as_published(*sizes, config.pretrain_lr, config.neumann_terms)
         method, learned = published, meta.sigmoid_weights(tasks)
     draw, everything = _by_role(problem), jnp.ones(problem.groups, bool)
-    cost = Cost(config.pretrain_steps, config.finetune_steps)
     finish = lambda context, pretrain: {"encoder": (pretrain.params["encoder"], pretrain.extra), "weights": context}
     equal = lambda key, arrays, exports: jnp.ones(tasks)
 
@@ -171,9 +183,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         )
 
     def cotrain(name, surgery):
-        both = recipes.cotraining.cotraining(
-            method, features, classes, optax.adam(config.pretrain_lr), surgery, objectives.balanced_tasks
-        )
+        both = recipes.cotraining.cotraining(method, features, classes, adam, surgery, objectives.balanced_tasks)
 
         def batches(arrays, key):
             keys = jax.random.split(key)
@@ -202,7 +212,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
             "meta",
             method.algorithm,
             steps,
-            (cost.forward, cost.implicit(config.neumann_terms)),
+            (cost.forward, price),
             lambda key, arrays: method.start(key, learned.init(key)),
             lambda state: finish(learned.constrain(state.phi), state.pretrain),
         ),

@@ -15,6 +15,10 @@ from metapt.io.experiment import Experiment
 class MoleculeConfig(GraphSetConfig):
     """Fields of every experiment on molecules; each can be set on the command line."""
 
+    outer_steps: int = 100
+    """Outer steps, warm-up included."""
+    finetune_lr: float = 5.0
+    """SGD's learning rate in the fine-tuning inside meta-learning, of a loss that is a mean over the tasks."""
     labelled_share: float = 0.2
     """Share of the molecules that are labelled for fine-tuning; meta-learning validates on random halves of them."""
     monitor_share: float = 0.1

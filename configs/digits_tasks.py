@@ -23,7 +23,7 @@ import optax
 from _common import REPORT, Settings, comparison, fine_tune_and_score, schedule, stack
 from sklearn.metrics import roc_auc_score
 
-from metapt import data, meta, models, recipes, solvers
+from metapt import data, hypergrad, meta, models, recipes, solvers
 from metapt.io import arms, plots
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
@@ -97,7 +97,7 @@ def experiment(config: Config) -> Experiment:
         pretrain_optimizer=optax.adam(config.pretrain_lr),
         finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
         meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1]), eps=config.meta_eps),
-        solve=solvers.neumann(config.neumann_terms),
+        rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)),
     )
 
     cost = Cost(config.pretrain_steps, config.finetune_steps)

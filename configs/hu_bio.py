@@ -38,6 +38,8 @@ class Config(GraphSetConfig):
     """Outer steps before learning begins."""
     pretrain_steps: int = 10
     """P, pre-training steps of an outer step."""
+    rule: Literal["unroll", "implicit"] = "implicit"
+    """How pre-training is differentiated: through the P steps of an outer step, or implicitly as in the paper."""
     neumann_terms: int = 1
     """Terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 1e-3

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _common import stack
-from _graphs import GraphConfig, Problem, each_run, graph_experiment, shuffle_tasks
+from _graphs import GraphConfig, Problem, each_run, graph_experiment, plant_tasks
 
 from metapt import data, models, objectives, recipes
 from metapt.io.experiment import Experiment
@@ -89,7 +89,7 @@ def _arrays(config: Config, tissues: data.Tissues):
         sizes = {name: round(getattr(config, f"{name}_share") * genes) for name in ("labelled", "monitor", "test")}
         rows = data.split(run.splits, genes, sizes)
         seen, unseen = np.split(run.splits.permutation(len(tissues.expressed)), [config.pretrain_tissues])
-        y_pretrain = shuffle_tasks(config, run, tissues.y_pretrain)
+        y_pretrain = plant_tasks(config, run, tissues.y_pretrain)
         hidden = np.union1d(rows["test"], rows["monitor"])
         runs.append(
             {

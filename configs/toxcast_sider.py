@@ -17,6 +17,13 @@ METHOD = recipes.task_weights.METHOD
 class Config(MoleculeConfig):
     """Every field can be set on the command line."""
 
+    labelled_share: float = 0.4
+    """Share of the molecules that are labelled for fine-tuning; meta-learning validates on random halves of them."""
+    monitor_share: float = 0.05
+    """Share of the molecules for the curves."""
+    test_share: float = 0.4
+    """Share of the molecules for the test; no part has a scaffold of another."""
+
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""

@@ -28,7 +28,7 @@ import optax
 from sklearn.metrics import roc_auc_score
 
 import metapt
-from metapt import data, meta, models, objectives, recipes, solvers
+from metapt import data, hypergrad, meta, models, objectives, recipes
 
 # %% [markdown]
 # ## The data
@@ -69,10 +69,10 @@ pieces = recipes.task_weights.task_weights(
     tasks,
     classes,
     weights,
-    pretrain_optimizer=optax.adam(3e-3),
+    pretrain_optimizer=optax.adam(3e-3, eps_root=1e-12),
     finetune_optimizer=optax.sgd(20.0),
     meta_optimizer=optax.adam(optax.cosine_decay_schedule(0.1, STEPS - WARM_UP)),
-    solve=solvers.neumann(terms=5),
+    rule=hypergrad.unroll,  # through the five steps of pre-training; thousands of steps: hypergrad.implicit
     loss=objectives.balanced_tasks,
 )
 

@@ -236,6 +236,12 @@ def test_shuffled_tasks_keep_their_counts_and_the_splits(folder):
     assert (np.asarray(plain.test["y"]) == shuffled.test["y"]).all()
 
 
+def test_the_null_control_s_tasks_are_all_alike(sets):
+    y = np.asarray(_experiment(sets, "toxcast_sider", identical=True).data["y_pretrain"])
+    plain = data.molecules("toxcast", sets).y
+    assert (y == y[:, :, :1]).all() and (y[0, :, 0] == plain[:, (plain >= 0).sum(0).argmax()]).all()
+
+
 def test_one_weight_a_family(folder):
     experiment = _experiment(folder, weights="families")
     meta = next(arm for arm in experiment.arms if arm.name == "meta")

@@ -10,7 +10,7 @@ from metapt.models import linear
 from metapt.objectives import binary_tasks, weighted_tasks
 from metapt.recipes.method import Method, Pieces, new_head
 from metapt.solvers import neumann
-from metapt.types import Meta, Model, Solve, StatefulModel
+from metapt.types import Meta, Model, StatefulModel
 
 METHOD = Method(
     name="task_weights",
@@ -26,7 +26,6 @@ def task_weights(
     tasks: int,
     classes: int,
     meta: Meta,
-    solve: Solve = neumann(terms=5),
     **how: Any,
 ) -> Pieces:
     """Pre-trains `encoder` on weighted tasks, fine-tunes a linear head on its features, learns the weights.
@@ -35,11 +34,9 @@ def task_weights(
         encoder: `[B, ...] -> [B, features]`.
         classes: outputs of the head.
         meta: the weights, for example `softmax_weights(tasks)`.
-        solve: the inverse-Hessian product of pre-training.
-        how: optimizers, loss, transfer and the rest, as in `method.new_head`.
+        how: optimizers, rule, loss, transfer and the rest, as in `method.new_head`.
     """
-    rule = lambda stage: implicit(stage, solve)
-    return new_head(encoder, features, linear(features, tasks), weighted_tasks, classes, meta, rule=rule, **how)
+    return new_head(encoder, features, linear(features, tasks), weighted_tasks, classes, meta, **how)
 
 
 def as_published(
@@ -69,7 +66,7 @@ def as_published(
         tasks,
         classes,
         sigmoid_weights(tasks),
-        solve=neumann(terms, step=learning_rate),
+        rule=lambda stage: implicit(stage, neumann(terms, step=learning_rate)),
         pretrain_optimizer=optax.adam(learning_rate),
         finetune_optimizer=optax.adam(learning_rate, eps_root=1e-16),
         meta_optimizer=optax.adam(meta_learning_rate),
