@@ -269,6 +269,7 @@ def _one_step(encoder, features, views, key, **how):
 WARP = data.by_input(data.time_warp)
 
 
+@pytest.mark.slow
 def test_the_hypergradient_of_views_is_that_of_the_whole_procedure(key):
     """Contrastive pre-training, transfer, fine-tuning, validation: unrolled, and by central differences."""
     steer = Model(lambda key: jnp.array([0.3, -0.2]), lambda params, x: jnp.tanh(x.mean(axis=1)) @ params)
@@ -284,6 +285,7 @@ def test_the_hypergradient_of_views_is_that_of_the_whole_procedure(key):
     chex.assert_trees_all_close(exact, differences, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_as_published(key):
     """Implicit into unrolled, with batch normalisation: finite and reported."""
 
