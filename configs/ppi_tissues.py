@@ -6,12 +6,12 @@ FOLDER holds ppi_brain_tissues.npz; without it METAPT_DATA is read. Pre-training
 molecular functions, pathways) of the genes of four tissues. Fine-tuning: 50 rare hallmark gene sets of part of these
 genes. Test: genes that were never seen with a label, in tissues that were never seen. Arms: no pre-training (`none`),
 equal weights (`equal`), all tasks trained together from the start (`cotrain`, and with gradient surgery
-`cotrain_pcgrad`), random weights (`random`), weights learned while pre-training proceeds (`meta`), pre-training afresh
-with them (`replay`). Curves come from further genes in the tissues of pre-training; the test genes are read once, at the
-end.
+`cotrain_pcgrad`), random weights (`random`), weights from single gradients (`cosine`), weights learned while pre-training
+proceeds (`meta`), pre-training afresh with them (`replay`). Curves come from further genes in the tissues of pre-training;
+the test genes are read once, at the end.
 
-About twenty minutes on one busy CPU core. Expected: none 0.572, equal 0.629, cotrain_pcgrad 0.637, meta 0.633, replay
-0.634; learned weights are not yet significantly above equal ones (docs/graphs.md).
+About half an hour on one CPU core. Expected: none 0.580, equal 0.627, meta 0.638, replay 0.639, cotrain_pcgrad 0.644
+(docs/graphs.md).
 Planted negative transfer, half of the tasks with shuffled labels: --shuffled 0.5
 """
 

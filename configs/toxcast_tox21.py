@@ -1,6 +1,13 @@
 """Which of 617 assays are worth pre-training on, to tell toxic from harmless molecules? ToxCast to Tox21.
 
-metapt run toxcast_tox21 --data FOLDER
+    metapt run toxcast_tox21 --data FOLDER
+
+FOLDER holds mol_toxcast.npz and mol_tox21.npz; without it METAPT_DATA is read. Pre-training: ToxCast's assays, most entries
+missing, without the molecules that are judged. Fine-tuning: Tox21's twelve assays, few molecules labelled. Test: scaffolds
+that were never seen. Arms as in ppi_tissues.
+
+About 25 minutes on one CPU core. Expected (--seeds 16): none 0.665, equal 0.714, meta 0.716, replay 0.718,
+cotrain_pcgrad 0.753 (docs/graphs.md).
 """
 
 from dataclasses import dataclass
