@@ -12,7 +12,7 @@ the test genes are read once, at the end.
 
 About half an hour on one CPU core. Expected: none 0.580, equal 0.627, meta 0.638, replay 0.639, cotrain_pcgrad 0.644
 (docs/graphs.md).
-Planted negative transfer, half of the tasks with shuffled labels: --shuffled 0.5
+Planted negative transfer, half of the tasks with shuffled labels: --shuffled 0.5 (equal 0.620, meta 0.630, replay 0.634)
 """
 
 from dataclasses import dataclass

@@ -63,12 +63,12 @@ def families(values: np.ndarray, family: np.ndarray, names: Sequence[str]) -> Fi
     mean = values.mean(0)
     place = np.empty(len(mean), int)
     place[np.argsort(-mean)] = np.arange(len(mean))
-    for number, (name, color) in enumerate(zip(names, colormaps["Set2"].colors, strict=False)):  # pyright: ignore[reportAttributeAccessIssue]
-        these = family == number
+    for number, name in enumerate(names):
+        these, color = family == number, colormaps["tab20"](number % 20)
         axes.bar(place[these], mean[these], width=1.0, color=color, label=f"{name} (mean {mean[these].mean():.2f})")
     axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="equal weights")
     axes.set(xlabel="task (sorted by mean weight)", ylabel="learned weight, mean over runs")
-    axes.legend()
+    axes.legend(loc="upper right", ncols=1 + len(names) // 6, fontsize=8)
     return figure
 
 
