@@ -575,7 +575,7 @@ def test_the_published_code_s_hypergradient(key):
     start, unflatten = jax.flatten_util.ravel_pytree(state.pretrain.params)
     bce = lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).mean(0)
     (x,), (y,) = batches.pretrain
-    apply = lambda params, head, x: models.linear(3, 3).apply(head, encoder.apply(params["encoder"], x))
+    apply = lambda params, head, x: _linear(head, encoder.apply(params["encoder"], x))
     loss = lambda flat, phi: (
         2 * jax.nn.sigmoid(phi) * bce(apply(unflatten(flat), unflatten(flat)["head"], x), y)
     ).mean()
