@@ -71,9 +71,8 @@ def graph_sets(
     # Parts differ in size from run to run: those to train on are repeated in turn to one length, the others are padded.
     size = max(len(rows) for three in whole for rows in three)
     padded = [[np.pad(rows, (0, size - len(rows)), constant_values=data.ABSENT) for rows in three] for three in whole]
-    index, whole_room = data.in_batches(
-        target.graphs, np.array(padded), config.finetune_batch
-    )  # [runs, 3, batches, size]
+    # [runs, 3, batches, size]
+    index, whole_room = data.in_batches(target.graphs, np.array(padded), config.finetune_batch)
     labelled, monitor, test = jnp.moveaxis(jnp.asarray(index), 1, 0)
 
     def batch(arrays, index):

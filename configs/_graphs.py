@@ -69,7 +69,7 @@ class GraphConfig(Steps):
     unseen_tasks: int = 0
     """Fine-tuning tasks that meta-learning does not see; the arms are then fine-tuned and judged on those alone."""
     as_published: bool = False
-    """Meta-learning as in the paper's own code (`recipes.task_weights.as_published`), to measure the difference."""
+    """Meta-learning as in the paper's own code (`recipes.task_weights.as_published`; there, neumann_terms is 1)."""
     final: Literal["linear", "full"] = "linear"
     """The final fine-tuning: of a linear head on the features, or of the whole network."""
 
@@ -96,12 +96,10 @@ class Problem(NamedTuple):
     draw: Callable[[Any, str, jax.Array, int, jax.Array], Any]
     groups: int  # of fine-tuning examples that are never parted
     batch: Callable[[Any, Any], Any]  # (arrays, item) -> (graph, labels [B, t]) of fine-tuning
-    score: Callable[
-        [jax.Array, jax.Array], jax.Array
-    ]  # (logits, labels) [items, B, t] -> area under the curve by task [t]
-    arrays: (
-        Any  # leaves [runs, ...]: what `draw` needs, the masks of `Run`, all items of "labelled_items" and "monitor"
-    )
+    # (logits, labels) [items, B, t] -> area under the curve by task [t]
+    score: Callable[[jax.Array, jax.Array], jax.Array]
+    # leaves [runs, ...]: what `draw` needs, the masks of `Run`, all items of "labelled_items" and "monitor"
+    arrays: Any
     test: Any  # items, leaves [runs, items, ...]
     family: np.ndarray  # int [T], of the pre-training tasks
     family_names: tuple[str, ...]
@@ -172,6 +170,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
     if config.as_published:
         published = recipes.task_weights.as_published(*sizes, config.pretrain_lr, config.neumann_terms)
         method, learned = published, meta.sigmoid_weights(tasks)
+        price = cost.implicit(config.neumann_terms, power=0)
     draw, everything = _by_role(problem), jnp.ones(problem.groups, bool)
     finish = lambda context, pretrain: {"encoder": (pretrain.params["encoder"], pretrain.extra), "weights": context}
     equal = lambda key, arrays, exports: jnp.ones(tasks)

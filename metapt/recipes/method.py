@@ -68,11 +68,10 @@ def same_classes(
     pretrain = Stage(objective, pretrain_optimizer)
     finetune = Stage(cross_entropy(whole(model)), finetune_optimizer)
     pretrain_fit = rule(pretrain)
-    made = meta_pretraining(
-        pretrain=pretrain_fit,
-        finetune=unroll(finetune),
-        validate=finetune.objective,
-        update=by_gradient(meta_optimizer),
+    made = _by_gradient(
+        pretrain_fit,
+        finetune,
+        meta_optimizer,
         constrain=constrain,
         transfer=stages.transfer_all,
         warm_start=False,
@@ -131,11 +130,10 @@ def new_head(
     predict = on_features(encoder, new) if of_head else whole(finetune_model, mode="frozen")
     finetune = Stage(loss(predict), finetune_optimizer)
     pretrain_fit = rule(pretrain)
-    made = meta_pretraining(
-        pretrain=pretrain_fit,
-        finetune=unroll(finetune),
-        validate=finetune.objective,
-        update=by_gradient(meta_optimizer),
+    made = _by_gradient(
+        pretrain_fit,
+        finetune,
+        meta_optimizer,
         constrain=meta.constrain,
         transfer=stages.with_extra(stages.transfer_features if of_head else stages.transfer_encoder),
         warm_start=warm_start,
@@ -146,3 +144,8 @@ def new_head(
     return Pieces(
         made, pretrain_model, finetune_model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune
     )
+
+
+def _by_gradient(pretrain: Fit, finetune: Stage, optimizer: optax.GradientTransformation, **how: Any) -> Algorithm:
+    """The algorithm that unrolls `finetune`, validates on its objective, and moves phi by `optimizer`."""
+    return meta_pretraining(pretrain, unroll(finetune), finetune.objective, by_gradient(optimizer), **how)
