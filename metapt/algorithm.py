@@ -53,9 +53,8 @@ class Algorithm(NamedTuple):
     init: Callable[[PyTree, StageState, StageState], AlgorithmState]  # (phi, pretrain, finetune) -> state
     step: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]
     warm_up: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]  # `step`, phi at rest
-    downstream: Callable[
-        [StageState, StageState, PyTree, Batches, Array], Array
-    ]  # (pretrained, finetune, meta, ...) -> loss
+    # (pretrained, finetune, meta-parameters, batches, key) -> validation loss: the flow after pre-training
+    downstream: Callable[[StageState, StageState, PyTree, Batches, Array], Array]
 
 
 def meta_pretraining(
@@ -84,18 +83,18 @@ def meta_pretraining(
     def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
         return AlgorithmState(phi, update.init(phi), pretrain, finetune)
 
+    def fine_tune(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys):
+        start, context = transfer(pre, fine, meta)
+        fine, info = finetune(start, context, batches.finetune, keys[0])  # K steps
+        loss, _ = validate(fine.params, context, fine.extra, batches.validation, keys[1])
+        return loss, fine, info
+
     def meta_loss(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
         pretrain_key, *keys = jax.random.split(key, 3)
         meta = constrain(phi)
         pre, pre_info = pretrain(state.pretrain, meta, batches.pretrain, pretrain_key, report)  # P steps
         loss, fine, fine_info = fine_tune(pre, state.finetune, meta, batches, keys)
         return loss, (pre, fine if warm_start else state.finetune, (pre_info, fine_info, loss))
-
-    def fine_tune(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys):
-        start, context = transfer(pre, fine, meta)
-        fine, info = finetune(start, context, batches.finetune, keys[0])  # K steps
-        loss, _ = validate(fine.params, context, fine.extra, batches.validation, keys[1])
-        return loss, fine, info
 
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         # The backward solve writes its report into the "gradient" with respect to `report`.
