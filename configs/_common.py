@@ -1,16 +1,18 @@
 """What all experiments share: the steps of an outer step and of the final fine-tuning, batches, how an encoder is judged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metapt import data, objectives, stages
+from metapt.io import stats
 from metapt.io.experiment import Arm, Experiment, Outcome
-from metapt.types import Batches, Model, Stage
+from metapt.types import Batches, Model, Stage, StageState
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,28 @@ def comparison(
         summarize=summarize,
         plots=plots,
     )
+
+
+def train(stage: Stage, state: StageState, draw: Callable[[jax.Array], Any], key: jax.Array, steps: int) -> StageState:
+    """`steps` steps, each on `draw(key)`, a batch."""
+
+    def step(state, key):
+        draw_key, step_key = jax.random.split(key)
+        return stages.step(stage, None, state, (draw(draw_key), step_key))
+
+    return stages.loop.auto(step, state, jax.random.split(key, steps))[0]
+
+
+def by_level(scores: Mapping[str, np.ndarray], levels: Sequence[Any], reference: str) -> dict[str, Any]:
+    """The comparison with one arm, `reference`, at every level of a setting; scores `[levels, seeds]`."""
+    return {
+        str(level): {
+            name: {"mean": float(score[i].mean())}
+            | ({} if name == reference else {f"minus_{reference}": stats.paired(score[i], scores[reference][i])})
+            for name, score in scores.items()
+        }
+        for i, level in enumerate(levels)
+    }
 
 
 def stack(runs: list[Any]) -> Any:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT, Steps, schedule
+from _common import REPORT, Steps, by_level, schedule, train
 
 from metapt import data, meta, models, objectives, recipes, solvers, stages
 from metapt.hypergrad import implicit, unroll
-from metapt.io import arms, plots, stats
+from metapt.io import arms, plots
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
@@ -276,20 +276,14 @@ def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: 
         features, y = on_all(encode, arrays, arrays["labelled_items"])
         flat = lambda a: a.reshape(-1, a.shape[-1])
         batch = flat(features), jnp.where(arrays["judged"], flat(y), data.ABSENT)
-        step = lambda state, key: stages.step(of_features, None, state, (batch, key))
-        state, _ = stages.loop.auto(
-            step, stages.start(of_features, head.init(key)), jax.random.split(key, config.final_steps)
-        )
+        start = stages.start(of_features, head.init(key))
+        state = train(of_features, start, lambda key: batch, key, config.final_steps)
         return lambda graph: head.apply(state.params, encode(graph))
 
     def full(params, extra, arrays, key):
-        def step(state, key):
-            batch_key, step_key = jax.random.split(key)
-            batch = jax.tree.map(lambda a: a[0], labelled(arrays, batch_key))
-            return stages.step(of_network, None, state, (batch, step_key))
-
         start = stages.start(of_network, {"encoder": params, "head": head.init(key)}, extra)
-        state, _ = stages.loop.auto(step, start, jax.random.split(key, config.final_steps))
+        draw = lambda key: jax.tree.map(lambda a: a[0], labelled(arrays, key))
+        state = train(of_network, start, draw, key, config.final_steps)
         return lambda graph: model.apply(state.params, state.extra, graph, key, "running")[0]
 
     fine_tune = {"linear": linear, "full": full}[config.final]
@@ -305,19 +299,12 @@ def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: 
 def _figures(config: GraphConfig, compared, problem: Problem, outcome: Outcome) -> dict[str, Any]:
     """`mean_weight`: of every family of pre-training tasks, over the runs; `by_access`: the comparison at every access."""
     weights = np.asarray(outcome.exports["meta"]["weights"], float)
-    by_access = {}
-    for i, share in enumerate(config.access):
-        these = slice(i * config.seeds, (i + 1) * config.seeds)
-        by_access[str(share)] = {
-            name: {"mean": float(score[these].mean())}
-            | ({} if name == "equal" else {"minus_equal": stats.paired(score[these], outcome.scores["equal"][these])})
-            for name, score in outcome.scores.items()
-        }
+    scores = {name: score.reshape(len(config.access), -1) for name, score in outcome.scores.items()}
     return {
         "mean_weight": {
             name: float(weights[:, problem.family == i].mean()) for i, name in enumerate(problem.family_names)
         },
-        "by_access": by_access,
+        "by_access": by_level(scores, config.access, "equal"),
         "gradient_evaluations": arms.gradient_evaluations(compared),
     }
 

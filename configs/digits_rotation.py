@@ -108,7 +108,7 @@ def experiment(config: Config) -> Experiment:
             prices,
             start(pieces),
             export,
-            lambda state: {"angle": state.phi},
+            lambda state, batches: {"angle": state.phi},
         ),
         fixed("replay", lambda arrays, exports: exports["meta"]["angle"]),
         fixed("oracle", lambda arrays, exports: config.target),

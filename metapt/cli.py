@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import jax
 import tyro
 
 from metapt.io import configs, tables
@@ -123,6 +125,7 @@ def _compare(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
 def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:
     if not quiet:
         _say_choices()
+    _keep_compiled()
     result = run_experiment(experiment, name, config.seed, folder, quiet)
     _report(result, folder, quiet)
 
@@ -175,6 +178,13 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept for the next run, unless JAX was told where already (JAX_COMPILATION_CACHE_DIR)."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "metapt" / "xla"))
 
 
 def _say_choices() -> None:

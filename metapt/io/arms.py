@@ -1,5 +1,6 @@
 """The kinds of arms that experiments share, and what they cost."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metapt.algorithm import Algorithm, AlgorithmState
-from metapt.io.experiment import Arm, Draw, Phase
+from metapt.io.experiment import Arm, Draw, Phase, Step
 from metapt.types import Batches, Fit, PyTree, StageState
 from metapt.updates import Suggest
 
@@ -39,19 +40,23 @@ def pretraining(
 
     With `weigh`, the context is what that gives after some steps.
     """
-
-    def step(state, batches, key):
-        context, pretrain = state
-        pretrain, info = fit(pretrain, context, batches.pretrain, key)
-        return (context, pretrain), {"pretrain": info}
-
     init = lambda key, arrays, exports: (context(key, arrays, exports), start(key))
-    phases = (Phase(steps, step, cost, draw),)
+    phases = (Phase(steps, _plain(fit), cost, draw),)
     if weigh:
         measure = lambda state, batches, key: ((weigh.context(state[1], batches, key), state[1]), {})
         first, rest = phases[0]._replace(steps=weigh.after), phases[0]._replace(steps=steps - weigh.after)
         phases = first, Phase(1, measure, weigh.cost), rest
     return Arm(name, init, phases, lambda state: export(*state))
+
+
+@functools.cache  # the same function for all arms of one fit, so that they share one compiled program
+def _plain(fit: Fit) -> Step:
+    def step(state, batches, key):
+        context, pretrain = state
+        pretrain, info = fit(pretrain, context, batches.pretrain, key)
+        return (context, pretrain), {"pretrain": info}
+
+    return step
 
 
 def learning(
@@ -61,7 +66,7 @@ def learning(
     costs: tuple[int, int],
     start: Start,
     export: Finish,
-    watch: Callable[[AlgorithmState], dict[str, Array]] = lambda state: {},
+    watch: Callable[[AlgorithmState, Batches], dict[str, PyTree]] = lambda state, batches: {},
 ) -> Arm:
     """Algorithm 1, online: `steps` before phi moves, while it moves, and after; `costs` of one at rest, of one that moves phi.
 
@@ -72,7 +77,7 @@ def learning(
     def watched(step):
         def run(state, batches, key):
             state, info = step(state, batches, key)
-            return state, info._asdict() | watch(state)
+            return state, info._asdict() | watch(state, batches)
 
         return run
 

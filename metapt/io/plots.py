@@ -16,6 +16,10 @@ _COLORS = {
     "meta": "#D55E00",
     "replay": "#E69F00",
     "oracle": "#009E73",
+    "simclr_no_warp": "#0072B2",
+    "simclr_random_warp": "#56B4E9",
+    "simclr_tuned_warp": "#117733",
+    "search": "#CC79A7",
 }
 
 
@@ -156,6 +160,34 @@ def by_level(values: Mapping[str, np.ndarray], levels: Sequence[float], xlabel: 
         axes.errorbar(levels, scores.mean(1), stderr, marker="o", markersize=4, color=_COLORS.get(name), label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
+    return figure
+
+
+def ecg_paper(strips: Mapping[str, np.ndarray], rate: float = 100.0) -> Figure:
+    """Signals in millivolts, `[T]` each, one below the other on standard paper: 25 mm a second, 10 mm a millivolt.
+
+    A small square is 0.04 s and 0.1 mV, a large one 0.2 s and 0.5 mV.
+    """
+    seconds = max(map(len, strips.values())) / rate
+    figure = Figure(figsize=(seconds + 0.6, len(strips) * 0.9 + 0.6), layout="constrained")
+    axes = figure.subplots()
+    for row, (name, millivolts) in enumerate(strips.items()):
+        level = -2.0 * row
+        axes.plot(np.arange(len(millivolts)) / rate, millivolts + level, color="black", linewidth=0.8)
+        axes.text(
+            0.05, level + 1.1, name, fontsize=8, va="top", bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0}
+        )
+    axes.set(xlim=(0, seconds), ylim=(-2.0 * len(strips) + 0.5, 1.5), xlabel="seconds", aspect=0.4)
+    axes.set_xticks(
+        np.arange(0, seconds, 0.2),
+        [f"{t:g}" if i % 5 == 0 else "" for i, t in enumerate(np.arange(0, seconds, 0.2).round(1))],
+    )
+    axes.set_xticks(np.arange(0, seconds, 0.04), minor=True)
+    axes.set_yticks(np.arange(-2.0 * len(strips) + 0.5, 1.6, 0.5), [])
+    axes.set_yticks(np.arange(-2.0 * len(strips) + 0.5, 1.6, 0.1), minor=True)
+    axes.grid(which="minor", color="#F4C7C3", linewidth=0.3)
+    axes.grid(which="major", color="#E67C73", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
     return figure
 
 
