@@ -64,9 +64,12 @@ class SolveInfo(NamedTuple):
 
 
 class Solve(Protocol):
-    """An approximate `x` with `A x = b`, for a symmetric `A` that is only known by its products."""
+    """An approximate `x` with `A x = b`, for a symmetric `A` that is only known by its products.
 
-    def __call__(self, matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]: ...
+    With `start`, a nearby solution, the work goes into what is missing from it.
+    """
+
+    def __call__(self, matvec: Matvec, b: PyTree, start: PyTree = None, /) -> tuple[PyTree, SolveInfo]: ...
 
 
 class Fit(Protocol):
