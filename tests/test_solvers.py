@@ -101,4 +101,4 @@ def test_pytrees_and_dtypes_are_kept():
     for solve in (solvers.neumann(5), solvers.cg(5), solvers.dense(), solvers.from_jaxopt("gmres")):
         x, info = solve(matvec, b)
         assert jax.tree.map(lambda a: (a.shape, a.dtype), x) == jax.tree.map(lambda a: (a.shape, a.dtype), b)
-        assert all(leaf.dtype == jnp.float32 for leaf in info)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(info))

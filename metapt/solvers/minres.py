@@ -83,9 +83,7 @@ def minres(max_steps: int, damping: Damping = 0.0, tol: float = 1e-10) -> Solve:
 
         zero, none, no = optax.tree.zeros_like(b), jnp.zeros_like(norm), jnp.array(False)
         v = optax.tree.scale(1.0 / jnp.where(norm > 0, norm, 1.0), b)
-        first = _State(
-            zero, v, zero, none, zero, zero, none - 1, none, none, none, norm, none, jnp.array(0), no, no
-        )
+        first = _State(zero, v, zero, none, zero, zero, none - 1, none, none, none, norm, none, jnp.array(0), no, no)
         end = lax.while_loop(unfinished, body, first)
         contraction = (end.phi / norm) ** (1.0 / jnp.maximum(end.steps, 1))
         return Solved(end.x, optax.tree.sub(b, A(end.x)), contraction, end.negative)

@@ -25,8 +25,8 @@ def nystrom(rank: int, damping: Damping) -> Solve:
     Raises:
         ValueError: if `rank < 1` or `damping <= 0`.
 
-    Source: Hataya and Yamada 2023, "Nystrom Method for Accurate and Scalable Implicit Differentiation", equations 4 to 6
-    (with columns of H); the sketch, Frangella, Tropp and Udell 2023, "Randomized Nystrom Preconditioning".
+    Source: Hataya and Yamada 2023, "Nystrom Method for Accurate and Scalable Implicit Differentiation" (with
+    columns of H); the sketch, Frangella, Tropp and Udell 2023, "Randomized Nystrom Preconditioning".
 
     Example:
         >>> x, info = nystrom(rank=2, damping=1.0)(lambda v: jnp.array([1.0, 4.0]) * v, jnp.array([1.0, 1.0]))
@@ -36,7 +36,9 @@ def nystrom(rank: int, damping: Damping) -> Solve:
     if rank < 1:
         raise ValueError(f"nystrom: rank={rank} must be at least 1")
     if not callable(damping) and not damping > 0:
-        raise ValueError(f"nystrom: damping={damping} must be above 0 (directions outside the sketch are divided by it)")
+        raise ValueError(
+            f"nystrom: damping={damping} must be above 0 (directions outside the sketch are divided by it)"
+        )
 
     def method(A: Matvec, b: PyTree, rho) -> Solved:
         flat, unravel = ravel_pytree(b)

@@ -47,5 +47,7 @@ def relative(share: float) -> Callable[[Matvec, PyTree], Array]:
         0.05
     """
     if not share > 0:
-        raise ValueError(f"relative: share={share} must be above 0 (a share of the largest eigenvalue, for example 1e-3)")
+        raise ValueError(
+            f"relative: share={share} must be above 0 (a share of the largest eigenvalue, for example 1e-3)"
+        )
     return lambda matvec, like: share * largest_eigenvalue(matvec, like)
