@@ -61,7 +61,8 @@ class SolveInfo(NamedTuple):
     @classmethod
     def blank(cls, start: PyTree = None) -> "SolveInfo":
         """The report before anything was solved; `start` is where the solve is to start (a tree like x, None: at zero)."""
-        return cls(*(jnp.zeros(()) for _ in range(5)), start)
+        zero = jnp.zeros(())
+        return cls(zero, zero, zero, zero, zero, start)
 
 
 class Solve(Protocol):

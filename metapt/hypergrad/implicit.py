@@ -125,5 +125,9 @@ def _stationarity(loss):
     def forward(params, context):
         return stationarity(params, context), (params, context)
 
-    stationarity.defvjp(forward, lambda where, u: (None, mixed_product(loss, *where, u)))
+    def backward(where, u):
+        params, context = where
+        return None, mixed_product(loss, params, context, u)
+
+    stationarity.defvjp(forward, backward)
     return stationarity

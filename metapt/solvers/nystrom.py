@@ -11,9 +11,10 @@ from metapt.types import Matvec, PyTree, Solve
 
 
 def nystrom(rank: int, damping: Damping) -> Solve:
-    """X = (H_k + damping I)^-1 b, with the Nystrom approximation H_k of rank k, and Woodbury's identity for the inverse:
+    """X = (H_k + damping I)^-1 b, with the Nystrom approximation H_k of rank k:
 
-        H_k = C (S'C)^+ C',   C = H S   (S: n x k)
+        H_k = C (S'C)^+ C' = U diag(lam) U',   C = H S   (S: n x k)
+        x = U (U'b / (lam + damping)) + (b - U U'b) / damping
 
     `rank` products and `rank` copies of the unknown. At full rank it equals `dense`. Directions outside the sketch are
     divided by `damping`, so it should be near the curvature that is left out; the residual says what was missed.
@@ -51,7 +52,9 @@ def nystrom(rank: int, damping: Damping) -> Solve:
         inverse = jnp.linalg.pinv((core + core.T) / 2, hermitian=True)
         values, vectors = jnp.linalg.eigh(R @ inverse @ R.T)
         U = Q @ vectors  # H_k = U diag(values) U'
-        x = unravel((flat - U @ (values / (values + rho) * (U.T @ flat))) / rho)
+        rest = flat - U @ (U.T @ flat)
+        rest = rest - U @ (U.T @ rest)  # twice: what rounding leaves of the first is divided by rho
+        x = unravel(U @ (U.T @ flat / (values + rho)) + rest / rho)
         return Solved(x, optax.tree.sub(b, A(x)), jnp.nan, values[0] + rho < 0)
 
     return solver(method, damping, "nystrom: damping")
