@@ -88,12 +88,14 @@ def linearized(predict: Predict) -> Predict:
 
 
 def _central_difference(f: Callable[[PyTree], Any], at: PyTree, v: PyTree) -> Any:
-    """`(f(at + h v) - f(at - h v)) / 2h`, with `h |v| = cbrt(machine epsilon) (1 + |at|)`, where both errors are small.
+    """`(f(at + h v) - f(at - h v)) / 2h`, with `h |v| = cbrt(machine epsilon (1 + |at|))`.
+
+    That is where rounding, of numbers of the size of `at`, and truncation are alike; in float32 it is near the 0.01 of DARTS.
 
     Source: of the gradient, Pearlmutter 1994, section 3; of the mixed derivative, Liu et al. 2019 (DARTS), equation 8.
     """
     size = optax.tree.norm(v)
-    h = jnp.cbrt(jnp.finfo(size.dtype).eps) * (1 + optax.tree.norm(at)) / jnp.where(size > 0, size, 1)
+    h = jnp.cbrt(jnp.finfo(size.dtype).eps * (1 + optax.tree.norm(at))) / jnp.where(size > 0, size, 1)
     moved = lambda h: f(optax.tree.add_scale(at, h, v))
     return jax.tree.map(lambda above, below: ((above - below) / (2 * h)).astype(above.dtype), moved(h), moved(-h))
 
@@ -107,15 +109,16 @@ def _first(what: str, forward: Callable, reverse: Callable, differences: Callabl
     try:
         return forward()
     except refused as error:
-        _warn(what, "forward over reverse", error, "reverse over reverse: several times as dear with convolutions")
+        instead = "reverse over reverse (several times as dear with convolutions)"
+        _warn(what, "forward mode, which a custom_vjp lacks,", error, instead)
     try:
         return reverse()
     except refused as error:
-        cost = "central differences: two gradients each, good to about cbrt(machine epsilon)^2"
-        _warn(what, "reverse over reverse", error, cost)
+        instead = "central differences (two gradients each, good to about 1e-4 in float32, 1e-10 in float64)"
+        _warn(what, "reverse over reverse", error, instead)
     return differences()
 
 
 def _warn(what: str, tried: str, error: Exception, instead: str) -> None:
-    reason = str(error).splitlines()[0]
-    _log.warning("%s: %s does not work on this model (%s: %s); %s", what, tried, type(error).__name__, reason, instead)
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    _log.warning("%s: %s does not work on this model (%s); taking %s", what, tried, reason, instead)
