@@ -160,6 +160,7 @@ def test_nystrom_at_full_rank_is_dense_and_below_it_is_exact_on_low_rank():
         for rho in (1e-6, 0.05, 1.0):
             found, info = error(9, *_system(eigenvalues), rho)
             assert found < 1e-8 and info.residual < 1e-7 and jnp.isnan(info.contraction)
+    assert error(9, *_system([0.2, 1.0, 3.0, 8.0]), 1e-12)[0] < 1e-8  # nothing is left outside to be divided by rho
     low_rank = _system([0.0] * 12 + [1.0, 4.0, 9.0])
     assert error(3, *low_rank, 0.1)[0] < 1e-9 and error(5, *low_rank, 0.1)[0] < 1e-9
     assert error(2, *low_rank, 0.1)[1].residual > 0.1
