@@ -66,7 +66,7 @@ def implicit(
         keys = step_keys(key, batches)
         if len(keys) < count:
             raise ValueError(
-                f"implicit: batches={count} but the run has {len(keys)} steps; give it more, or batches fewer"
+                f"implicit: batches={count} but the run has {len(keys)} steps; lower batches, or give it more steps"
             )
         end, info = lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, keys))
         last = jax.tree.map(lambda x: x[-count:], (batches, keys))
