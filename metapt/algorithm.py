@@ -34,6 +34,7 @@ class AlgorithmState(NamedTuple):
     update: PyTree  # what `Update` remembers (the meta-optimizer's moments)
     pretrain: StageState
     finetune: StageState
+    solution: PyTree = None  # of the last backward solve, where the next one starts; None: each starts from zero
 
 
 class AlgorithmInfo(NamedTuple):
@@ -65,6 +66,7 @@ def meta_pretraining(
     constrain: Callable[[PyTree], PyTree] = lambda phi: phi,
     transfer: Transfer = transfer_encoder,
     warm_start: bool = True,
+    warm_solve: bool = False,
     differentiate: Callable[..., Callable] = jax.grad,
 ) -> Algorithm:
     """Algorithm 1, from two fits with stated derivatives. P and K are the lengths of the batches it is given.
@@ -77,11 +79,14 @@ def meta_pretraining(
         constrain: from the unconstrained phi to the meta-parameters that pre-training sees (`Meta.constrain`).
         transfer: what passes from pre-training to fine-tuning.
         warm_start: fine-tuning goes on from its own last state, as in the paper; False: from its first state every time.
+        warm_solve: the implicit rule's linear solve goes on from its last solution: a few iterations an outer step add
+            up while the system changes slowly (Arbel and Mairal 2022). One more copy of the parameters, one more product.
         differentiate: with the signature of `jax.grad`, for example `hypergrad.central_differences(step)`.
     """
 
     def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
-        return AlgorithmState(phi, update.init(phi), pretrain, finetune)
+        solution = optax.tree.zeros_like(pretrain.params) if warm_solve else None
+        return AlgorithmState(phi, update.init(phi), pretrain, finetune, solution)
 
     def fine_tune(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys):
         start, context = transfer(pre, fine, meta)
@@ -99,11 +104,12 @@ def meta_pretraining(
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         # The backward solve writes its report into the "gradient" with respect to `report`.
         gradient = differentiate(meta_loss, argnums=(0, 1), has_aux=True)
-        (hypergradient, report), trained = gradient(state.phi, SolveInfo.blank(), state, batches, key)
+        (hypergradient, report), trained = gradient(state.phi, SolveInfo.blank(state.solution), state, batches, key)
         pre, fine, (pre_info, fine_info, loss) = trained
         phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
+        solution, report = report.solution, report._replace(solution=None)
         info = AlgorithmInfo(pre_info, fine_info, loss, optax.tree.norm(hypergradient), report, skipped)
-        return AlgorithmState(phi, update_state, pre, fine), info
+        return AlgorithmState(phi, update_state, pre, fine, solution), info
 
     def warm_up(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         blank = SolveInfo.blank()

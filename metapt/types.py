@@ -56,17 +56,22 @@ class SolveInfo(NamedTuple):
     negative_curvature: Array  # 1 if some direction with v'Av < 0 was met, else 0
     finite: Array  # 1 if every number of x is finite, else 0
     solves: Array  # how many solves this report speaks of; 0: no implicit rule was differentiated
+    solution: PyTree = None  # x itself, if the report was blank(start): where the next solve can start
 
     @classmethod
-    def blank(cls) -> "SolveInfo":
-        """The report before anything was solved."""
-        return cls(*(jnp.zeros(()) for _ in cls._fields))
+    def blank(cls, start: PyTree = None) -> "SolveInfo":
+        """The report before anything was solved; `start` is where the solve is to start (a tree like x, None: at zero)."""
+        zero = jnp.zeros(())
+        return cls(zero, zero, zero, zero, zero, start)
 
 
 class Solve(Protocol):
-    """An approximate `x` with `A x = b`, for a symmetric `A` that is only known by its products."""
+    """An approximate `x` with `A x = b`, for a symmetric `A` that is only known by its products.
 
-    def __call__(self, matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]: ...
+    With `start`, a nearby solution, the work goes into what is missing from it.
+    """
+
+    def __call__(self, matvec: Matvec, b: PyTree, start: PyTree = None, /) -> tuple[PyTree, SolveInfo]: ...
 
 
 class Fit(Protocol):

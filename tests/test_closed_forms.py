@@ -14,6 +14,8 @@ from tests.oracles import A_STEP, PROBLEMS, K, Quadratic, hypergradient, plain, 
 EXACT_SOLVERS = {
     "dense": solvers.dense(),
     "cg": solvers.cg(max_steps=50, tol=1e-14),
+    "minres": solvers.minres(max_steps=50, tol=1e-14),
+    "nystrom": solvers.nystrom(rank=50, damping=1e-13),
     "neumann_long": solvers.neumann(terms=2000),
     "jaxopt_cg": solvers.from_jaxopt("cg", tol=1e-14, maxiter=100),
     "jaxopt_normal_cg": solvers.from_jaxopt("normal_cg", tol=1e-14, maxiter=100),
@@ -90,7 +92,10 @@ def test_damped_solvers_agree(damping):
     for solve in (
         solvers.dense(damping),
         solvers.cg(20, damping, 1e-14),
+        solvers.minres(20, damping, 1e-14),
         solvers.from_jaxopt("cg", ridge=damping, tol=1e-14),
+        solvers.from_jaxopt("gmres", ridge=damping, tol=1e-14),
+        solvers.from_jaxopt("bicgstab", ridge=damping, tol=1e-14),
     ):
         x, info = solve(lambda v: quadratic.H @ v, jnp.asarray(quadratic.v))
         np.testing.assert_allclose(x, expected, rtol=1e-9)

@@ -22,6 +22,8 @@ SOLVERS = {
     "neumann": solvers.neumann(3),
     "cg": solvers.cg(3),
     "dense": solvers.dense(0.1),
+    "minres": solvers.minres(3),
+    "nystrom": solvers.nystrom(2, damping=solvers.relative(0.1)),
     "from_jaxopt": solvers.from_jaxopt("normal_cg"),
 }
 PREDICT = objectives.stateless(lambda params, context, x: jnp.tanh(x @ params["w"]) + params["b"])
@@ -54,8 +56,8 @@ OPTIMIZERS = {
 
 
 def test_every_public_part_is_in_a_table():
-    assert set(hypergrad.__all__) - {"central_differences"} == set(RULES)
-    assert set(solvers.__all__) - {"largest_eigenvalue"} == set(SOLVERS)
+    assert set(hypergrad.__all__) - {"central_differences", "linearized"} == set(RULES)
+    assert set(solvers.__all__) - {"largest_eigenvalue", "relative"} == set(SOLVERS)
     parts = {
         "Predict",
         "stateless",
@@ -114,7 +116,7 @@ def test_solvers_keep_structure_and_dtype_under_jit_and_vmap(name):
         x, info = jax.jit(solve)(b)
         chex.assert_trees_all_equal_shapes_and_dtypes(x, b)
         chex.assert_tree_all_finite(x)
-        assert all(leaf.dtype == dtype and leaf.shape == () for leaf in info)
+        assert all(leaf.dtype == dtype and leaf.shape == () for leaf in jax.tree.leaves(info))
         stacked, infos = jax.vmap(solve)(jax.tree.map(lambda a: jnp.stack([a, 2 * a]), b))
         chex.assert_trees_all_close(jax.tree.map(lambda a: a[0], (stacked, infos)), solve(b), rtol=1e-5)
 
@@ -126,7 +128,7 @@ def test_signatures_use_the_vocabulary(part):
     elif part in OBJECTIVES:
         function, names = OBJECTIVES[part][0](PREDICT), ["params", "context", "extra", "batch", "key"]
     else:
-        function, names = SOLVERS[part], ["matvec", "b"]
+        function, names = SOLVERS[part], ["matvec", "b", "start"]
     assert list(inspect.signature(function).parameters) == names
 
 

@@ -1,7 +1,8 @@
 """6. Rules: a `Stage` becomes a `fit` whose derivative is stated. Fits compose as ordinary functions."""
 
+from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
 from metapt.hypergrad.implicit import implicit
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["central_differences", "first_order", "implicit", "truncate", "unroll"]
+__all__ = ["central_differences", "first_order", "implicit", "linearized", "truncate", "unroll"]

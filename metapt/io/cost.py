@@ -6,7 +6,7 @@ about two gradients); recomputing a step costs 1 again. Gradients of pre-trainin
 
 from typing import NamedTuple
 
-from metapt.solvers.neumann import POWER_ITERATIONS
+from metapt.solvers.spectrum import POWER_ITERATIONS
 
 
 class Cost(NamedTuple):

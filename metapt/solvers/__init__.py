@@ -3,6 +3,9 @@
 from metapt.solvers.cg import cg
 from metapt.solvers.dense import dense
 from metapt.solvers.jaxopt_backend import from_jaxopt
-from metapt.solvers.neumann import largest_eigenvalue, neumann
+from metapt.solvers.minres import minres
+from metapt.solvers.neumann import neumann
+from metapt.solvers.nystrom import nystrom
+from metapt.solvers.spectrum import largest_eigenvalue, relative
 
-__all__ = ["cg", "dense", "from_jaxopt", "largest_eigenvalue", "neumann"]
+__all__ = ["cg", "dense", "from_jaxopt", "largest_eigenvalue", "minres", "neumann", "nystrom", "relative"]

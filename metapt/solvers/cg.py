@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from metapt.solvers.report import damped, inner, solve_info
-from metapt.types import Matvec, PyTree, Solve, SolveInfo
+from metapt.solvers.solver import Damping, Solved, inner, solver
+from metapt.types import Matvec, PyTree, Solve
 
 
 class _State(NamedTuple):
@@ -19,7 +19,7 @@ class _State(NamedTuple):
     negative: Array
 
 
-def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
+def cg(max_steps: int, damping: Damping = 0.0, tol: float = 1e-10) -> Solve:
     """X with (A + damping I) x = b: exact after as many steps as A has distinct eigenvalues, if all are positive.
 
     Stops at `|r| <= tol |b|`, after `max_steps`, or at a direction of non-positive curvature, with the iterate before it.
@@ -36,8 +36,7 @@ def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
     if tol < 0:
         raise ValueError(f"cg: tol={tol} must be at least 0")
 
-    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
-        A = damped(matvec, damping, "cg")
+    def method(A: Matvec, b: PyTree, _) -> Solved:
         square = inner(b, b)
 
         def unfinished(s: _State):
@@ -57,6 +56,6 @@ def cg(max_steps: int, damping: float = 0.0, tol: float = 1e-10) -> Solve:
         first = _State(optax.tree.zeros_like(b), b, b, square, jnp.array(0), jnp.array(False))
         end = lax.while_loop(unfinished, body, first)
         contraction = (end.square / square) ** (0.5 / jnp.maximum(end.steps, 1))
-        return end.x, solve_info(end.x, optax.tree.sub(b, A(end.x)), b, contraction, end.negative)
+        return Solved(end.x, optax.tree.sub(b, A(end.x)), contraction, end.negative)
 
-    return solve
+    return solver(method, damping, "cg: damping")

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from metapt.solvers.report import damped, solve_info
-from metapt.types import Matvec, PyTree, Solve, SolveInfo
+from metapt.solvers.solver import Damping, Solved, solver
+from metapt.types import Matvec, PyTree, Solve
 
 
-def dense(damping: float = 0.0) -> Solve:
+def dense(damping: Damping = 0.0) -> Solve:
     """X = (A + damping I)^-1 b through the n x n matrix: n products, n^2 numbers, n^3 operations.
 
     Example:
@@ -17,12 +17,11 @@ def dense(damping: float = 0.0) -> Solve:
         ([1.0, 0.25], 0.0)
     """
 
-    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
+    def method(A: Matvec, b: PyTree, _) -> Solved:
         flat, unravel = ravel_pytree(b)
-        A = damped(lambda v: ravel_pytree(matvec(unravel(v)))[0], damping, "dense")
-        matrix = jax.vmap(A)(jnp.eye(flat.size, dtype=flat.dtype))  # rows, which are columns: A is symmetric
+        row = lambda v: ravel_pytree(A(unravel(v)))[0]
+        matrix = jax.vmap(row)(jnp.eye(flat.size, dtype=flat.dtype))  # rows, which are columns: A is symmetric
         x = jnp.linalg.solve(matrix, flat)
-        negative = jnp.linalg.eigvalsh(matrix)[0] < 0
-        return unravel(x), solve_info(x, flat - matrix @ x, flat, jnp.zeros(()), negative)
+        return Solved(unravel(x), flat - matrix @ x, 0.0, jnp.linalg.eigvalsh(matrix)[0] < 0)
 
-    return solve
+    return solver(method, damping, "dense: damping")

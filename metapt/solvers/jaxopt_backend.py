@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from metapt.solvers.report import damped, inner, solve_info
-from metapt.types import Matvec, PyTree, Solve, SolveInfo
+from metapt.solvers.solver import Damping, Solved, inner, shift, solver
+from metapt.types import Matvec, PyTree, Solve
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -19,7 +19,7 @@ __all__ = ["from_jaxopt", "root_vjp"]
 _NAMES = ("bicgstab", "cg", "cholesky", "gmres", "inv", "lu", "normal_cg", "qr")
 
 
-def from_jaxopt(name: str, ridge: float = 0.0, **options: Any) -> Solve:
+def from_jaxopt(name: str, ridge: Damping = 0.0, **options: Any) -> Solve:
     """One of jaxopt's linear solvers, `jaxopt.linear_solve.solve_<name>`, with a report.
 
     Args:
@@ -37,12 +37,10 @@ def from_jaxopt(name: str, ridge: float = 0.0, **options: Any) -> Solve:
         raise ValueError(f"from_jaxopt: name={name!r} is not one of {', '.join(_NAMES)}")
     jaxopt_solve = getattr(linear_solve, f"solve_{name}")
 
-    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
-        shift = 0.0 if name == "normal_cg" else ridge
-        A = damped(matvec, shift, "from_jaxopt")
-        x = jaxopt_solve(matvec, b, **({"ridge": ridge} if ridge else {}), **options)
+    def method(A: Matvec, b: PyTree, _) -> Solved:
+        normal = {"ridge": shift(ridge, lambda v: A(A(v)), b)} if name == "normal_cg" and ridge else {}
+        x = jaxopt_solve(A, b, **normal, **options)
         product = A(x)
-        negative = inner(x, product) < 0
-        return x, solve_info(x, optax.tree.sub(b, product), b, jnp.array(jnp.nan), negative)
+        return Solved(x, optax.tree.sub(b, product), jnp.nan, inner(x, product) < 0)
 
-    return solve
+    return solver(method, 0.0 if name == "normal_cg" else ridge, "from_jaxopt: ridge")

@@ -1,16 +1,14 @@
-"""The truncated Neumann series, and the eigenvalue that sets its step."""
+"""The truncated Neumann series."""
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import lax
 
-from metapt.solvers.report import inner, solve_info
-from metapt.types import Matvec, PyTree, Solve, SolveInfo
-
-POWER_ITERATIONS = 10
+from metapt.solvers.solver import Solved, inner, solver
+from metapt.solvers.spectrum import largest_eigenvalue
+from metapt.types import Matvec, PyTree, Solve
 
 
 def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
@@ -35,11 +33,11 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
     if step != "auto" and (isinstance(step, str) or not step > 0):
         raise ValueError(f"neumann: step={step!r} must be a number above 0, or 'auto'")
 
-    def solve(matvec: Matvec, b: PyTree) -> tuple[PyTree, SolveInfo]:
-        eta = 1.0 / largest_eigenvalue(matvec, b) if step == "auto" else step
+    def method(A: Matvec, b: PyTree, _) -> Solved:
+        eta = 1.0 / largest_eigenvalue(A, b) if step == "auto" else step
 
         def next_term(term):  # (I - eta A) term, and whether the curvature along it is negative
-            product = matvec(term)
+            product = A(term)
             return optax.tree.add_scale(term, -eta, product), inner(term, product) < 0
 
         def body(carry, _):
@@ -50,27 +48,6 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
         (term, total, negative), _ = lax.scan(body, (b, b, jnp.array(False)), length=terms)
         residual, below = next_term(term)  # b - A x is the first term that was left out
         contraction = optax.tree.norm(residual) / optax.tree.norm(term)
-        x = optax.tree.scale(eta, total)
-        return x, solve_info(x, residual, b, contraction, negative | below)
+        return Solved(optax.tree.scale(eta, total), residual, contraction, negative | below)
 
-    return solve
-
-
-def largest_eigenvalue(matvec: Matvec, like: PyTree, steps: int = POWER_ITERATIONS) -> Array:
-    """The largest absolute eigenvalue of a symmetric operator, from below, by power iteration from a fixed random start.
-
-    Example:
-        >>> round(float(largest_eigenvalue(lambda v: jnp.array([1.0, -5.0]) * v, jnp.zeros(2))), 3)
-        5.0
-    """
-
-    def body(carry, _):
-        direction, _ = carry
-        product = matvec(direction)
-        size = optax.tree.norm(product)
-        return (optax.tree.scale(1.0 / size, product), size), None
-
-    start = optax.tree.random_like(jax.random.key(0), like)
-    start = optax.tree.scale(1.0 / optax.tree.norm(start), start)
-    (_, size), _ = lax.scan(body, (start, optax.tree.norm(start)), length=steps)
-    return size
+    return solver(method, 0.0, "neumann: damping")
