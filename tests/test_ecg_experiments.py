@@ -91,7 +91,7 @@ def test_meta_learning_sees_two_halves_of_what_it_may_see(seen):
         batches = experiment.draw(arrays, jax.random.key(number))
         halves = [{record(x) for x in np.asarray(part[0]).reshape(-1, 1000, 12)} for part in batches[1:]]
         assert not halves[0] & halves[1] and halves[0] | halves[1] == allowed
-        for (x, y), rows in ((batches.validation, halves[1]), (batches.pretrain, None)):
+        for x, y in (batches.validation, batches.pretrain):
             assert np.abs(whole[record(x.reshape(-1, 1000, 12)[0])] - x.reshape(-1, 1000, 12)[0]).max() < 1e-5
             np.testing.assert_array_equal(y.reshape(-1, 5)[0], arrays["y"][record(x.reshape(-1, 1000, 12)[0])])
         sizes.add(frozenset(halves[0]))
@@ -115,7 +115,7 @@ def test_the_score_is_that_of_plain_logistic_regression():
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
-    experiment = _experiment(sizes=(100,), seen=(20,), final_steps=3000, records=600, monitor=100)
+    experiment = _experiment(sizes=(100,), seen=(20,), final_steps=1000, records=600, monitor=100)
     arrays, test = jax.tree.map(lambda a: a[0], (experiment.data, experiment.test))
     arm = experiment.arms[0]
     encoder = arm.export(arm.init(jax.random.key(0), arrays, {}))["encoder"]
