@@ -182,7 +182,7 @@ class _Lines(logging.Handler):
 
 def _keep_compiled() -> None:
     """Compiled programs are kept for the next run, unless JAX was told where already (JAX_COMPILATION_CACHE_DIR)."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "metapt" / "xla"))
 
