@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metapt import data, objectives, stages
+from metapt import data, hypergrad, objectives, solvers, stages
 from metapt.io import stats
+from metapt.io.cost import Cost
 from metapt.io.experiment import Arm, Experiment, Outcome
-from metapt.types import Batches, Model, Stage, StageState
+from metapt.types import Batches, Fit, Model, Stage, StageState
+
+Rule = Literal["unroll", "implicit"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,16 @@ def by_level(scores: Mapping[str, np.ndarray], levels: Sequence[Any], reference:
 def stack(runs: list[Any]) -> Any:
     """Trees of runs as one tree with a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+
+def rule_and_price(rule: Rule, neumann_terms: int, cost: Cost) -> tuple[Callable[[Stage], Fit], int]:
+    """How pre-training is differentiated, and the gradient evaluations of an outer step that is."""
+    if rule == "unroll":
+        return hypergrad.unroll, cost.unrolled
+    if neumann_terms:
+        return lambda stage: hypergrad.implicit(stage, solvers.neumann(neumann_terms)), cost.implicit(neumann_terms)
+    # The leading term alone: Adam takes its scale away, so nobody needs the largest eigenvalue.
+    return lambda stage: hypergrad.implicit(stage, solvers.neumann(0, step=1.0)), cost.implicit(0, power=0)
 
 
 def schedule(config: Steps, share: float = 1.0) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import Steps, stack, train
+from _common import Rule, Steps, stack, train
 
 from metapt import data, models, objectives, stages
 from metapt.io.configs import check_numbers
@@ -21,6 +21,16 @@ View = Literal["mask", "noise", "amplitude", "dropout"]
 class EcgConfig(Steps):
     """Fields of every experiment on electrocardiograms; each can be set on the command line."""
 
+    outer_steps: int = 80
+    """Outer steps, warm-up included."""
+    warm_up: int = 15
+    """Outer steps before learning begins."""
+    finetune_steps: int = 5
+    """K, fine-tuning steps of an outer step."""
+    finetune_lr: float = 4.0
+    """SGD's learning rate in the fine-tuning inside meta-learning: few steps, so long ones."""
+    final_steps: int = 300
+    """Steps of the final fine-tuning."""
     sizes: tuple[int, ...] = (100, 250, 500, 1000)
     """Labelled records of the final fine-tuning, one comparison each; the score is their mean."""
     seen: tuple[int, ...] = (100,)
@@ -41,25 +51,25 @@ class EcgConfig(Steps):
     """Records in a pre-training batch."""
     temperature: float = 0.5
     """Of the contrastive loss."""
-    also: tuple[View, ...] = ()
-    """Further views whose strength is learned beside the warp's; by default mask and noise are as in the paper."""
     warp_width: int = 8
     """Of the network that says how strongly to warp a record."""
     warp_kernel: int = 7
     """Of its convolutions."""
     warp_layers: int = 3
     """Of these."""
-    start: float = 4.0
-    """Magnitude of the warp at first, and in the arm simclr_random_warp: 100 times its square is a displacement in samples."""
+    start: float = 0.15
+    """Magnitude of the warp at first; 100 times its square is a displacement in samples."""
+    untouched: float = 4.0
+    """Magnitude in the arm simclr_random_warp: where the paper's own code starts."""
     tuned: float = 0.15
-    """Magnitude of the warp in the arm simclr_tuned_warp, chosen by hand."""
-    largest: float = 4.0
-    """The search draws the magnitude from 0 up to this."""
-    rule: Literal["unroll", "implicit"] = "implicit"
+    """Magnitude in the arm simclr_tuned_warp, chosen by hand."""
+    also: tuple[View, ...] = ("mask", "noise", "dropout")
+    """Further views whose strength is learned; mask and noise are as in the paper if they are not, the others absent."""
+    rule: Rule = "implicit"
     """How pre-training is differentiated: implicitly as in the paper, or through the P steps of an outer step."""
-    neumann_terms: int = 1
+    neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first."""
-    meta_lr: float = 0.1
+    meta_lr: float = 0.15
     """Adam's learning rate for the magnitude and the other strengths, at first; along a cosine it comes to 0."""
     network_lr: float = 1e-3
     """Adam's learning rate for the network that says how strongly to warp a record, likewise."""
@@ -71,7 +81,7 @@ class EcgConfig(Steps):
     """Penalty on the head in the final fine-tuning of the head alone."""
 
     def __post_init__(self):
-        zero = ("seed", "neumann_terms", "warm_up", "start", "tuned")
+        zero = ("seed", "neumann_terms", "warm_up", "start", "untouched", "tuned")
         check_numbers(self, **dict.fromkeys(zero, 0.0), outer_steps=self.warm_up + 1, seen=4)
         if max(self.seen) > max(self.sizes):
             raise ValueError(f"seen={self.seen} must be at most {max(self.sizes)}, the most labelled records in sizes")

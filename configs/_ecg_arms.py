@@ -5,13 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from _common import schedule
+from _common import rule_and_price, schedule
 from _ecg import EcgConfig, View, arrays_of, draw, fine_tune_and_score
 from _ecg_figures import figures, pictures
 from jax.tree_util import Partial
 
-from metapt import data, meta, models, recipes, solvers, updates
-from metapt.hypergrad import implicit, unroll
+from metapt import data, meta, models, recipes, updates
 from metapt.io import arms
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment
@@ -27,11 +26,7 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
     network = models.warp_network(len(data.LEADS), config.warp_width, config.warp_kernel, config.warp_layers)
     learned = meta.named(warp=meta.warp_strength(network, config.start), **others)
     steps, cost = schedule(config), Cost(config.pretrain_steps, config.finetune_steps)
-    if config.rule == "unroll":
-        rule, price = unroll, cost.unrolled
-    else:
-        rule = lambda stage: implicit(stage, solvers.neumann(config.neumann_terms))
-        price = cost.implicit(config.neumann_terms)
+    rule, price = rule_and_price(config.rule, config.neumann_terms, cost)
 
     def compose(learned: Meta, optimizer: optax.GradientTransformation):
         return recipes.simclr_augmentation.simclr_augmentation(
@@ -57,6 +52,7 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
         return arms.pretraining(name, method.pretrain_fit, steps, config.pretrain_steps, context, first, finish)
 
     def fixed(name, magnitude, steps=config.outer_steps):
+        """All strengths at their starts, but the magnitude of the warp."""
 
         def phi(key, arrays, exports):
             start = learned.init(key)
@@ -74,26 +70,27 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
         lambda state, batches: _strengths(learned.constrain(state.phi), batches.validation),
     )
     trial_steps = max(1, config.outer_steps // 5)
-    budget = arms.gradient_evaluations((meta_arm,))["meta"] - config.outer_steps * config.pretrain_steps
-    magnitude = Meta(lambda key: jnp.array(config.start), lambda scale: {"warp": Partial(_everywhere, scale)})
-    searched = compose(magnitude, optax.sgd(0.0))
+    budget = arms.gradient_evaluations((meta_arm,))["meta"]
+    row = _in_a_row(others)
+    plain = compose(row, optax.sgd(0.0))
+    most = max(config.untouched, config.tuned)
     search = arms.searching(
         "search",
-        searched.algorithm,
-        updates.random_search([0.0], [config.largest]),
+        plain.algorithm,
+        updates.random_search([0.0, *[-2.0] * len(others)], [most, *[2.0] * len(others)]),
         max(1, budget // (trial_steps * cost.forward)),
         trial_steps,
         config.outer_steps,
         cost.forward,
-        lambda key, arrays: searched.start(key, magnitude.init(key)),
-        lambda state: finish(None, state.pretrain) | {"magnitude": state.phi},
+        lambda key, arrays: plain.start(key, row.init(key)),
+        lambda state: finish(None, state.pretrain) | {"found": state.phi},
     )
     compared = (
         fixed("none", config.start, steps=0),
         fixed("simclr_no_warp", 0.0),
-        fixed("simclr_random_warp", config.start),
+        fixed("simclr_random_warp", config.untouched),
         fixed("simclr_tuned_warp", config.tuned),
-        *(() if config.also else (search,)),
+        search,
         meta_arm,
         at("replay", lambda key, arrays, exports: exports["meta"]["phi"]),
     )
@@ -128,6 +125,16 @@ def _view(config: EcgConfig) -> tuple[data.View, dict[str, Meta]]:
     views = {name: learnable[name][0] for name in config.also}
     metas = {name: learnable[name][1] for name in config.also}
     return data.in_turn(*fixed, **views, warp=data.by_input(data.time_warp)), metas
+
+
+def _in_a_row(others: dict[str, Meta]) -> Meta:
+    """All strengths as a vector for the search: one magnitude of the warp for all records, and the others' phi."""
+
+    def constrain(row):
+        named = {name: learned.constrain(row[i]) for i, (name, learned) in enumerate(others.items(), 1)}
+        return {"warp": Partial(_everywhere, row[0])} | named
+
+    return Meta(lambda key: jnp.zeros(1 + len(others)), constrain)
 
 
 def _everywhere(magnitude: jax.Array, x: jax.Array) -> jax.Array:

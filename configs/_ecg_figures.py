@@ -16,18 +16,16 @@ from metapt.io.experiment import Outcome
 def figures(config: EcgConfig, compared, outcome: Outcome) -> dict[str, Any]:
     """`by_seen`: for every number of records that meta-learning sees, the comparison with `meta` at every size."""
     levels = {name: _by_seen(config, parts) for name, parts in outcome.parts.items()}
-    found = {
+    return {
         "by_seen": {
             str(seen): by_level({name: parts[i].T for name, parts in levels.items()}, config.sizes, "meta")
             for i, seen in enumerate(config.seen)
         },
         "warp_samples": {name: _last(outcome, f"warp.{name}") for name in ("all", *data.SUPERCLASSES)},
         "views": {name: _last(outcome, f"views.{name}") for name in config.also},
+        "search_found": np.asarray(outcome.exports["search"]["found"], float).tolist(),
         "gradient_evaluations": arms.gradient_evaluations(compared),
     }
-    if "search" in outcome.exports:
-        found["search_magnitude"] = np.asarray(outcome.exports["search"]["magnitude"], float).tolist()
-    return found
 
 
 def _by_seen(config: EcgConfig, values: np.ndarray) -> np.ndarray:

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT, Steps, by_level, schedule, train
+from _common import REPORT, Rule, Steps, by_level, rule_and_price, schedule, train
 
-from metapt import data, meta, models, objectives, recipes, solvers, stages
-from metapt.hypergrad import implicit, unroll
+from metapt import data, meta, models, objectives, recipes, stages
 from metapt.io import arms, plots
 from metapt.io.configs import check_numbers
 from metapt.io.cost import Cost
@@ -32,7 +31,7 @@ class GraphConfig(Steps):
     """Outer steps, warm-up included."""
     warm_up: int = 10
     """Outer steps before learning begins."""
-    rule: Literal["unroll", "implicit"] = "unroll"
+    rule: Rule = "unroll"
     """How pre-training is differentiated: through the P steps of an outer step, or implicitly as in the paper."""
     neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first: none, as the curvature is often negative here."""
@@ -148,13 +147,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
         "families": meta.grouped(meta.softmax_weights(tasks), problem.family),
     }[config.weights]
     steps, cost = schedule(config, config.meta_share), Cost(config.pretrain_steps, config.finetune_steps)
-    if config.rule == "unroll":
-        rule, price = unroll, cost.unrolled
-    elif config.neumann_terms:
-        rule = lambda stage: implicit(stage, solvers.neumann(config.neumann_terms))
-        price = cost.implicit(config.neumann_terms)
-    else:  # the leading term alone: Adam takes its scale away, so nobody needs the largest eigenvalue
-        rule, price = lambda stage: implicit(stage, solvers.neumann(0, step=1.0)), cost.implicit(0, power=0)
+    rule, price = rule_and_price(config.rule, config.neumann_terms, cost)
     adam = optax.adam(config.pretrain_lr, eps_root=1e-12)
     sizes = problem.encoder, features, tasks, classes
     method = recipes.task_weights.task_weights(

@@ -59,7 +59,7 @@ def test_every_arm_runs_and_is_reported(tmp_path):
     afresh = 4 * (2 + 1 + 1)  # what the search ends with
     assert spent["replay"] == spent["simclr_no_warp"] == 4 * 2
     assert 0.5 * spent["meta"] < spent["search"] - afresh <= spent["meta"]
-    assert len(figures["search_magnitude"]) == 2 and set(figures["warp_samples"]) == {"all", *data.SUPERCLASSES}
+    assert np.shape(figures["search_found"]) == (2, 4) and set(figures["warp_samples"]) == {"all", *data.SUPERCLASSES}
     pictures = {"learning_curves", "hypergradient", "warp_by_superclass", "warps", "sizes_10", "sizes_20"}
     assert {path.stem for path in (tmp_path / "run" / "plots").iterdir()} == pictures
 
@@ -142,7 +142,7 @@ def test_replaying_a_warp_of_nothing_is_no_warp(tmp_path):
     """`replay` of an untouched phi with magnitude 0, and the arm without a warp: the same encoder, bit for bit."""
     from metapt.io.folder import RunFolder
 
-    experiment = _experiment(start=0.0, seen=(20,), meta_lr=1e-30, network_lr=1e-30)
+    experiment = _experiment(start=0.0, untouched=0.0, seen=(20,), meta_lr=1e-30, network_lr=1e-30)
     kept = [arm for arm in experiment.arms if arm.name in ("simclr_no_warp", "simclr_random_warp", "meta", "replay")]
     folder = RunFolder.create(tmp_path / "run", "ecg_generated", {})
     result = run_experiment(experiment._replace(arms=tuple(kept)), "ecg_generated", 0, folder, quiet=True)
