@@ -45,13 +45,14 @@ def _last(outcome: Outcome, name: str) -> float:
 
 def pictures(config: EcgConfig, ecg: data.Ecg, outcome: Outcome):
     area = "area under the ROC curve"
-    strength = {
-        name: [(step, row) for step, row in enumerate(_logged(outcome, f"warp.{name}"))] for name in data.SUPERCLASSES
-    }
+    path = lambda values: list(enumerate(values))
+    warp = {name: path(_logged(outcome, f"warp.{name}")) for name in data.SUPERCLASSES}
+    views = {name: path(_logged(outcome, f"views.{name}")) for name in config.also}
     figures = {
         "learning_curves": plots.learning_curves(outcome.curves, "outer step", f"{area}, held out"),
         "hypergradient": plots.reports(outcome.infos["meta"], REPORT),
-        "warp_by_superclass": plots.learning_curves(strength, "outer step", "warp, samples"),
+        "warp_by_superclass": plots.learning_curves(warp, "outer step", "warp, samples"),
+        "views": plots.learning_curves(views, "outer step", "strength"),
         "warps": plots.ecg_paper(_warps(ecg, _logged(outcome, "warp.all")[:, 0])),
     }
     for i, seen in enumerate(config.seen):

@@ -85,8 +85,10 @@ def _problem(name, optimizer, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("objective", "optimizer"),
+    [*((name, "adam") for name in OBJECTIVES), *(("cross_entropy", name) for name in OPTIMIZERS if name != "adam")],
+)
 def test_fits_keep_structure_and_dtype_repeat_themselves_and_have_finite_gradients(objective, optimizer, dtype):
     stage, state, context, batches = _problem(objective, optimizer, dtype)
     for name, rule in RULES.items():

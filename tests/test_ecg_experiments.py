@@ -60,7 +60,7 @@ def test_every_arm_runs_and_is_reported(tmp_path):
     assert spent["replay"] == spent["simclr_no_warp"] == 4 * 2
     assert 0.5 * spent["meta"] < spent["search"] - afresh <= spent["meta"]
     assert np.shape(figures["search_found"]) == (2, 4) and set(figures["warp_samples"]) == {"all", *data.SUPERCLASSES}
-    pictures = {"learning_curves", "hypergradient", "warp_by_superclass", "warps", "sizes_10", "sizes_20"}
+    pictures = {"learning_curves", "hypergradient", "warp_by_superclass", "views", "warps", "sizes_10", "sizes_20"}
     assert {path.stem for path in (tmp_path / "run" / "plots").iterdir()} == pictures
 
 
