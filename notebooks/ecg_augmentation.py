@@ -62,7 +62,8 @@ strengths = meta.named(
 # brings.
 
 # %%
-STEPS, WARM_UP = 60, 10
+STEPS = 60
+rate = optax.warmup_cosine_decay_schedule(0.0, 0.15, warmup_steps=15, decay_steps=STEPS)  # of the four numbers
 pieces = recipes.simclr_augmentation.simclr_augmentation(
     models.resnet1d(channels=12, widths=(16, 16), blocks=1, kernel=7),
     features=16,
@@ -71,7 +72,7 @@ pieces = recipes.simclr_augmentation.simclr_augmentation(
     meta=strengths,
     pretrain_optimizer=optax.adam(1e-3, eps_root=1e-12),
     finetune_optimizer=optax.sgd(4.0),
-    meta_optimizer=optax.adam(optax.cosine_decay_schedule(0.15, STEPS - WARM_UP)),
+    meta_optimizer=optax.adam(rate),
     rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(terms=0, step=1.0)),
 )
 
@@ -106,14 +107,14 @@ def step(state, batches, key):
 
 @jax.jit
 def learn(key):
-    state = pieces.start(key, strengths.init(key))
-    state, _ = metapt.run(pieces.algorithm.warm_up, draw, state, key, jnp.arange(WARM_UP))
-    return metapt.run(step, draw, state, key, jnp.arange(WARM_UP, STEPS))
+    return metapt.run(step, draw, pieces.start(key, strengths.init(key)), key, jnp.arange(STEPS))
 
 
-state, path = learn(jax.random.key(0))
+key = jax.random.key(0)
+start = strengths.constrain(strengths.init(key))
+state, path = learn(key)  # most of the time is compilation
 for name, values in path.items():
-    print(f"{name:8} from {strengths.constrain(strengths.init(None))[name]:.2f} to {values[-1]:.2f}")
+    print(f"{name:8} from {start[name]:.2f} to {values[-1]:.2f}")
 assert all(jnp.isfinite(values).all() for values in path.values())
 
 # %% [markdown]
@@ -128,7 +129,7 @@ record = jnp.asarray(ecg.unit * ecg.signals[:1, 200:500].astype(np.float32))
 last = jax.tree.map(lambda values: values[-1], path)
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
 for name, values in path.items():
-    left.plot(range(WARM_UP, STEPS), values / strengths.constrain(strengths.init(None))[name], label=name)
+    left.plot(values / start[name], label=name)
 left.axhline(1.0, color="black", linestyle=":", linewidth=1)
 left.set(xlabel="outer step", ylabel="strength, relative to its start", yscale="log")
 left.legend()

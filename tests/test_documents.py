@@ -28,6 +28,7 @@ def test_the_readme_example_gives_a_useful_hypergradient(capsys):
         "quickstart",
         pytest.param("rotation", marks=pytest.mark.slow),
         pytest.param("label_noise", marks=pytest.mark.slow),
+        pytest.param("ecg_augmentation", marks=pytest.mark.slow),
     ],
 )
 def test_a_notebook_runs_and_matches_its_script(name):
@@ -35,6 +36,6 @@ def test_a_notebook_runs_and_matches_its_script(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]
     assert all(not cell.get("outputs") for cell in notebook.cells)
-    executed = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    executed = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     images = [out for cell in executed.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert len(images) == 1
