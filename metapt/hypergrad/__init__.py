@@ -2,7 +2,8 @@
 
 from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
+from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["central_differences", "first_order", "implicit", "linearized", "truncate", "unroll"]
+__all__ = ["central_differences", "first_order", "forward", "implicit", "truncate", "unroll"]

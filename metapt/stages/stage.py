@@ -53,7 +53,8 @@ def step(
     batch, key = inputs
     value_and_grad = jax.value_and_grad(stage.objective, has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
-    updates, opt_state = stage.optimizer.update(gradient, state.opt_state, state.params)
+    optimizer = optax.with_extra_args_support(stage.optimizer)  # one that has settings in the context gets to see it
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, context=context)
     params = optax.apply_updates(state.params, updates)
     return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
 
