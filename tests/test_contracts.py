@@ -17,7 +17,9 @@ RULES = {
     "truncate": functools.partial(hypergrad.truncate, last=2),
     "first_order": hypergrad.first_order,
     "implicit": hypergrad.implicit,
+    "fixed_point": hypergrad.fixed_point,
 }
+EVERYWHERE = "unroll", "truncate", "first_order", "implicit"  # over the whole grid below; the others over a part of it
 SOLVERS = {
     "neumann": solvers.neumann(3),
     "cg": solvers.cg(3),
@@ -91,8 +93,8 @@ def _problem(name, optimizer, dtype):
 )
 def test_fits_keep_structure_and_dtype_repeat_themselves_and_have_finite_gradients(objective, optimizer, dtype):
     stage, state, context, batches = _problem(objective, optimizer, dtype)
-    for name, rule in RULES.items():
-        fit = rule(stage)
+    for name in RULES if (optimizer, dtype) == ("clipped_adamw", jnp.float32) else EVERYWHERE:
+        fit = RULES[name](stage)
 
         def loss(context, params, fit=fit):
             end, info = fit(state._replace(params=params), context, batches, jax.random.key(0))

@@ -2,8 +2,9 @@
 
 from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
+from metapt.hypergrad.fixed_point import fixed_point
 from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["central_differences", "first_order", "forward", "implicit", "truncate", "unroll"]
+__all__ = ["central_differences", "first_order", "fixed_point", "forward", "implicit", "truncate", "unroll"]
