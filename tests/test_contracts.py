@@ -18,6 +18,8 @@ RULES = {
     "first_order": hypergrad.first_order,
     "implicit": hypergrad.implicit,
     "fixed_point": hypergrad.fixed_point,
+    "finite_difference": hypergrad.finite_difference,
+    "proximal": functools.partial(hypergrad.proximal, strength=1.0),
 }
 EVERYWHERE = "unroll", "truncate", "first_order", "implicit"  # over the whole grid below; the others over a part of it
 SOLVERS = {

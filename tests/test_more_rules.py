@@ -133,3 +133,57 @@ def test_an_exact_fixed_point_of_adam_is_that_of_the_loss():
 def test_optimizers_that_see_signs_only_are_refused(optimizer):
     with pytest.raises(ValueError, match=r"fixed_point: .*signs only.*use implicit"):
         hypergrad.fixed_point(Stage(OBJECTIVE, optimizer))
+    with pytest.raises(ValueError, match=r"finite_difference: .*signs only.*use implicit"):
+        hypergrad.finite_difference(Stage(OBJECTIVE, optimizer))
+
+
+def test_a_finite_difference_is_implicit_without_terms_but_for_the_square_of_the_radius():
+    stage, v = Stage(OBJECTIVE, optax.sgd(0.1)), jax.tree.map(np.ones_like, PARAMS)
+    expected = _pulled(lambda s: hypergrad.implicit(s, solvers.neumann(0, 0.1)), stage, v)
+    error = lambda radius: jnp.linalg.norm(
+        _pulled(lambda s: hypergrad.finite_difference(s, radius), stage, v) - expected
+    )
+    assert error(1e-4) < 1e-8 * jnp.linalg.norm(expected)
+    np.testing.assert_allclose(error(0.04) / error(0.02), 4.0, rtol=0.01)
+
+
+def test_a_finite_difference_with_adam_is_one_more_step_of_it():
+    """The optimizer's own factor: the derivative of one step from the end, learning rate included."""
+    optimizer = from_context(lambda c: optax.adam(c["rate"], eps_root=1e-8), {"rate": 0.1})
+    stage = Stage(lambda p, c, *rest: OBJECTIVE(p, c["c"], *rest), optimizer)
+    context, v = {"c": CONTEXT, "rate": 0.05}, {"a": jnp.array([0.3, -0.7]), "b": jnp.array(0.2)}
+    end = _ends(stage, hypergrad.unroll)(context)
+    one_more = lambda c: stages.step(stage, c, end, (0.0, jax.random.key(0)))[0].params
+    found = jax.vjp(lambda c: _ends(stage, lambda s: hypergrad.finite_difference(s, 1e-4))(c).params, context)[1](v)[0]
+    chex.assert_trees_all_close(found, jax.vjp(one_more, context)[1](v)[0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("strength", [0.3, 5.0])
+def test_a_proximal_end_moves_with_start_and_context_as_the_closed_form(strength):
+    """theta* = (H + s)^-1 (H A phi + s theta_0)."""
+    H, A = QUADRATIC.H, QUADRATIC.A
+    stage, inverse = Stage(QUADRATIC.objective(), optax.sgd(0.05)), np.linalg.inv(H + strength * np.eye(4))
+
+    @jax.jit
+    def end(start, phi):
+        fit = hypergrad.proximal(stage, strength, solvers.cg(20, tol=1e-14))
+        return fit(stages.start(stage, start), phi, jnp.zeros(800), jax.random.key(0))[0].params
+
+    start, phi = jnp.arange(4.0), jnp.ones(3)
+    np.testing.assert_allclose(end(start, phi), inverse @ (H @ A @ phi + strength * start), rtol=1e-8)
+    to_start, to_phi = jax.grad(lambda *at: QUADRATIC.v @ end(*at), argnums=(0, 1))(start, phi)
+    np.testing.assert_allclose(to_start, strength * QUADRATIC.v @ inverse, rtol=1e-8)
+    np.testing.assert_allclose(to_phi, QUADRATIC.v @ inverse @ H @ A, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda s: hypergrad.proximal(s, 0.0), "proximal: strength=0.0 must be above 0"),
+        (lambda s: hypergrad.finite_difference(s, -1.0), "finite_difference: radius=-1.0 must be above 0"),
+        (lambda s: hypergrad.fixed_point(s._replace(optimizer=optax.adam(0.1))), "fixed_point: .*eps_root"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_bound(build, message):
+    with pytest.raises(ValueError, match=message):
+        build(Stage(OBJECTIVE, optax.sgd(0.1)))

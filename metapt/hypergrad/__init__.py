@@ -2,9 +2,21 @@
 
 from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
+from metapt.hypergrad.finite_difference import finite_difference
 from metapt.hypergrad.fixed_point import fixed_point
 from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
+from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["central_differences", "first_order", "fixed_point", "forward", "implicit", "truncate", "unroll"]
+__all__ = [
+    "central_differences",
+    "finite_difference",
+    "first_order",
+    "fixed_point",
+    "forward",
+    "implicit",
+    "proximal",
+    "truncate",
+    "unroll",
+]

@@ -19,6 +19,11 @@ class End(NamedTuple):
     key: Array
 
 
+def last_loss(stage: Stage, end: End) -> Callable[[PyTree, PyTree], Array]:
+    """The objective of the last step, as a function of parameters and context."""
+    return lambda params, context: stage.objective(params, context, end.state.extra, end.batch, end.key)[0]
+
+
 def with_adjoint(stage: Stage, adjoint: Callable[[End, PyTree], tuple[PyTree, SolveInfo]], loop: Loop) -> Fit:
     """A fit whose derivative in the context is `adjoint(end, v) -> (v' d params / d context, report)`; in the start it is 0."""
     train = trainer(stage, loop)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metapt.hypergrad.adjoint import End, with_adjoint
+from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
 from metapt.solvers.neumann import neumann
 from metapt.stages import assert_differentiable, assert_responsive, depends, loop as loops, move
 from metapt.types import Fit, Loop, PyTree, Solve, SolveInfo, Stage, StageState
@@ -45,9 +45,7 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
     assert_responsive(stage.optimizer, "fixed_point")
 
     def adjoint(end: End, v: PyTree) -> tuple[PyTree, SolveInfo]:
-        def loss(params, context):
-            return stage.objective(params, context, end.state.extra, end.batch, end.key)[0]
-
+        loss = last_loss(stage, end)
         gradient, hessian = jax.linearize(lambda params: jax.grad(loss)(params, end.context), end.state.params)
         leaves, structure = jax.tree.flatten(end.state.opt_state)
         seen = depends(lambda gradient: jax.tree.leaves(move(stage, end.context, end.state, gradient)[1]), gradient)
