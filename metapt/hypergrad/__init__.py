@@ -6,16 +6,19 @@ from metapt.hypergrad.finite_difference import finite_difference
 from metapt.hypergrad.fixed_point import fixed_point
 from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
+from metapt.hypergrad.plan import UnrollPlan, plan_unroll
 from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
 __all__ = [
+    "UnrollPlan",
     "central_differences",
     "finite_difference",
     "first_order",
     "fixed_point",
     "forward",
     "implicit",
+    "plan_unroll",
     "proximal",
     "truncate",
     "unroll",
