@@ -2,6 +2,7 @@
 
 from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
+from metapt.hypergrad.evolution import Particles, PersistentEvolution, evolution, persistent_evolution
 from metapt.hypergrad.finite_difference import finite_difference
 from metapt.hypergrad.fixed_point import fixed_point
 from metapt.hypergrad.forward import forward
@@ -11,13 +12,17 @@ from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
 __all__ = [
+    "Particles",
+    "PersistentEvolution",
     "UnrollPlan",
     "central_differences",
+    "evolution",
     "finite_difference",
     "first_order",
     "fixed_point",
     "forward",
     "implicit",
+    "persistent_evolution",
     "plan_unroll",
     "proximal",
     "truncate",
