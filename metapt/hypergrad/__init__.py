@@ -1,6 +1,6 @@
 """6. Rules: a `Stage` becomes a `fit` whose derivative is stated. Fits compose as ordinary functions."""
 
-from metapt.hypergrad.curvature import linearized
+from metapt.hypergrad.by_leaf import by_leaf, cut_paths
 from metapt.hypergrad.differences import central_differences
 from metapt.hypergrad.evolution import Particles, PersistentEvolution, evolution, persistent_evolution
 from metapt.hypergrad.finite_difference import finite_difference
@@ -15,7 +15,9 @@ __all__ = [
     "Particles",
     "PersistentEvolution",
     "UnrollPlan",
+    "by_leaf",
     "central_differences",
+    "cut_paths",
     "evolution",
     "finite_difference",
     "first_order",

@@ -38,7 +38,7 @@ def evolution(sigma: float, pairs: int) -> Differentiate:
 
     def estimate(value: Callable[[PyTree], Array], phi: PyTree, *rest: Any) -> PyTree:
         key: Any = rest[-1] if rest else None
-        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        if not jnp.issubdtype(getattr(key, "dtype", float), jax.dtypes.prng_key):
             raise ValueError(f"evolution: the last argument must be a key (jax.random.key), found {key!r}")
         flat, unravel = ravel_pytree(phi)
         noise = sigma * jax.random.normal(jax.random.fold_in(key, _NOISE), (pairs, flat.size), flat.dtype)
