@@ -147,14 +147,19 @@ def test_a_finite_difference_is_implicit_without_terms_but_for_the_square_of_the
     np.testing.assert_allclose(error(0.04) / error(0.02), 4.0, rtol=0.01)
 
 
-def test_a_finite_difference_with_adam_is_one_more_step_of_it():
+@pytest.mark.parametrize(
+    "rule",
+    [lambda s: hypergrad.finite_difference(s, 1e-4), lambda s: hypergrad.fixed_point(s, solvers.neumann(0, 1.0))],
+    ids=["finite_difference", "fixed_point"],
+)
+def test_without_terms_a_rule_is_one_more_step_of_adam(rule):
     """The optimizer's own factor: the derivative of one step from the end, learning rate included."""
     optimizer = from_context(lambda c: optax.adam(c["rate"], eps_root=1e-8), {"rate": 0.1})
     stage = Stage(lambda p, c, *rest: OBJECTIVE(p, c["c"], *rest), optimizer)
     context, v = {"c": CONTEXT, "rate": 0.05}, {"a": jnp.array([0.3, -0.7]), "b": jnp.array(0.2)}
     end = _ends(stage, hypergrad.unroll)(context)
     one_more = lambda c: stages.step(stage, c, end, (0.0, jax.random.key(0)))[0].params
-    found = jax.vjp(lambda c: _ends(stage, lambda s: hypergrad.finite_difference(s, 1e-4))(c).params, context)[1](v)[0]
+    found = jax.vjp(lambda c: _ends(stage, rule)(c).params, context)[1](v)[0]
     chex.assert_trees_all_close(found, jax.vjp(one_more, context)[1](v)[0], rtol=1e-7)
 
 
