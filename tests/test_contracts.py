@@ -63,8 +63,8 @@ def test_every_public_part_is_in_a_table():
     whole_step = {"central_differences", "forward"}  # in test_whole_step.py
     whole_step |= {"Particles", "PersistentEvolution", "evolution", "persistent_evolution"}  # in test_evolution.py
     plans = {"UnrollPlan", "plan_unroll"}  # in test_plan.py
-    assert set(hypergrad.__all__) - whole_step - plans - {"by_leaf", "cut_paths"} == set(RULES)  # in test_by_leaf.py
-    assert set(solvers.__all__) - {"largest_eigenvalue"} == set(SOLVERS)
+    assert set(hypergrad.__all__) - whole_step - plans - {"by_leaf", "cut_paths", "linearized"} == set(RULES)
+    assert set(solvers.__all__) - {"largest_eigenvalue", "relative"} == set(SOLVERS)
     parts = {
         "Predict",
         "stateless",

@@ -192,3 +192,14 @@ def test_a_proximal_end_moves_with_start_and_context_as_the_closed_form(strength
 def test_wrong_arguments_are_refused_with_the_bound(build, message):
     with pytest.raises(ValueError, match=message):
         build(Stage(OBJECTIVE, optax.sgd(0.1)))
+
+
+@pytest.mark.parametrize("rule", [hypergrad.fixed_point, hypergrad.finite_difference])
+def test_a_report_with_a_start_keeps_its_structure(rule):
+    """As `warm_solve` hands it over: these rules start every solve at zero, and say so."""
+    stage, blank = Stage(OBJECTIVE, optax.sgd(0.1)), SolveInfo.blank(jax.tree.map(jnp.ones_like, PARAMS))
+    state = stages.start(stage, PARAMS)
+    end = lambda report: rule(stage)(state, CONTEXT, jnp.zeros(3), jax.random.key(0), report)[0].params["b"]
+    report = jax.grad(end)(blank)
+    chex.assert_trees_all_equal_shapes_and_dtypes(report, blank)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(report.solution))

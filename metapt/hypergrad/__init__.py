@@ -1,6 +1,7 @@
 """6. Rules: a `Stage` becomes a `fit` whose derivative is stated. Fits compose as ordinary functions."""
 
 from metapt.hypergrad.by_leaf import by_leaf, cut_paths
+from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
 from metapt.hypergrad.evolution import Particles, PersistentEvolution, evolution, persistent_evolution
 from metapt.hypergrad.finite_difference import finite_difference
@@ -24,6 +25,7 @@ __all__ = [
     "fixed_point",
     "forward",
     "implicit",
+    "linearized",
     "persistent_evolution",
     "plan_unroll",
     "proximal",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import optax
 from jax import Array, lax
 
 from metapt.stages import step_keys, trainer
@@ -47,6 +48,7 @@ def with_adjoint(stage: Stage, adjoint: Callable[[End, PyTree], tuple[PyTree, So
     def backward(residuals, v):
         end, report = residuals
         context_bar, found = adjoint(end, v)
+        found = found._replace(solution=optax.tree.zeros_like(report.solution))  # every solve starts at zero
         return context_bar, None, jax.tree.map(lambda new, slot: new.astype(slot.dtype), found, report)
 
     trained.defvjp(forward, backward)

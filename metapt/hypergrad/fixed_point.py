@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
+from metapt.hypergrad.curvature import hessian_product, mixed_product
 from metapt.solvers.neumann import neumann
 from metapt.stages import assert_differentiable, assert_responsive, depends, loop as loops, move
 from metapt.types import Fit, Loop, PyTree, Solve, SolveInfo, Stage, StageState
@@ -46,7 +47,8 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
 
     def adjoint(end: End, v: PyTree) -> tuple[PyTree, SolveInfo]:
         loss = last_loss(stage, end)
-        gradient, hessian = jax.linearize(lambda params: jax.grad(loss)(params, end.context), end.state.params)
+        hessian = hessian_product(loss, end.state.params, end.context)
+        gradient = jax.grad(loss)(end.state.params, end.context)
         leaves, structure = jax.tree.flatten(end.state.opt_state)
         seen = depends(lambda gradient: jax.tree.leaves(move(stage, end.context, end.state, gradient)[1]), gradient)
         moments = [i for i, leaf in enumerate(leaves) if seen[i] and jnp.issubdtype(leaf.dtype, jnp.inexact)]
@@ -69,10 +71,12 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
         x, report = solve(matvec, (v, optax.tree.zeros_like(z[1])))
         u, _ = pull(x)
 
-        def along_x(context):  # and c likewise; the mixed derivative of the loss goes forward over reverse
-            through_gradient = jax.jvp(lambda params: loss(params, context), (z[0],), (u,))[1]
-            return through_gradient + optax.tree.vdot(x, moved(gradient, z, context))
-
-        return jax.grad(along_x, allow_int=True)(end.context), report
+        by_gradient = mixed_product(loss, z[0], end.context, u)  # c moves U likewise
+        by_settings = jax.grad(lambda c: optax.tree.vdot(x, moved(gradient, z, c)), allow_int=True)(end.context)
+        return jax.tree.map(_add, by_gradient, by_settings), report
 
     return with_adjoint(stage, adjoint, loop)
+
+
+def _add(a, b):
+    return a if a.dtype == jax.dtypes.float0 else a + b  # an integer has no derivative

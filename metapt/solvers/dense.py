@@ -19,8 +19,8 @@ def dense(damping: Damping = 0.0) -> Solve:
 
     def method(A: Matvec, b: PyTree, _) -> Solved:
         flat, unravel = ravel_pytree(b)
-        A = damped(lambda v: ravel_pytree(matvec(unravel(v)))[0], damping, "dense")
-        matrix = jax.vmap(A, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+        column = lambda v: ravel_pytree(A(unravel(v)))[0]
+        matrix = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
         x = jnp.linalg.solve(matrix, flat)
         return Solved(unravel(x), flat - matrix @ x, 0.0, jnp.linalg.eigvalsh(matrix)[0] < 0)
 
