@@ -203,3 +203,13 @@ def test_a_report_with_a_start_keeps_its_structure(rule):
     report = jax.grad(end)(blank)
     chex.assert_trees_all_equal_shapes_and_dtypes(report, blank)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(report.solution))
+
+
+@pytest.mark.parametrize("rule", [hypergrad.fixed_point, hypergrad.finite_difference])
+def test_jit_equals_eager_and_vmap_equals_loop(rule):
+    stage = Stage(OBJECTIVE, OPTIMIZERS["momentum"])
+    gradient = jax.grad(lambda c: optax.tree.norm(_ends(stage, rule)(c).params, squared=True))
+    eager = jnp.stack([gradient(context) for context in (CONTEXT, CONTEXT + 0.3)])
+    np.testing.assert_allclose(jax.jit(gradient)(CONTEXT), eager[0], rtol=1e-9)
+    mapped = jax.jit(jax.vmap(gradient))(jnp.stack([CONTEXT, CONTEXT + 0.3]))
+    np.testing.assert_allclose(mapped, eager, rtol=1e-9)

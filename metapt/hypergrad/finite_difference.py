@@ -28,7 +28,7 @@ def finite_difference(stage: Stage, radius: float = 0.01, loop: Loop = loops.aut
         ValueError: when built, if `radius <= 0`, or as `fixed_point`.
 
     Source: Liu, Simonyan, Yang 2019, "DARTS: Differentiable Architecture Search", equation 8; the optimizer's factor: Choe
-    et al. 2023, "Making Scalable Meta Learning Practical", section 3.
+    et al. 2023, "Making Scalable Meta Learning Practical".
 
     Example:
         >>> from metapt.types import StageState

@@ -32,7 +32,7 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
         ValueError: when built, if the optimizer has no finite derivative (as `unroll`), or a zero one (it sees signs only).
 
     Source: Bai, Kolter, Koltun 2019, "Deep Equilibrium Models", theorem 1; Grazzi et al. 2020, "On the Iteration Complexity
-    of Hypergradient Computation", section 3.2.
+    of Hypergradient Computation".
 
     Example:
         >>> optimizer = optax.chain(optax.add_decayed_weights(1.0), optax.sgd(0.5))  # rests at c / 2
@@ -50,7 +50,10 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
         hessian = hessian_product(loss, end.state.params, end.context)
         gradient = jax.grad(loss)(end.state.params, end.context)
         leaves, structure = jax.tree.flatten(end.state.opt_state)
-        seen = depends(lambda gradient: jax.tree.leaves(move(stage, end.context, end.state, gradient)[1]), gradient)
+        after = lambda at: move(stage, end.context, end.state._replace(params=at[1]), at[0])[1]
+        seen = jax.tree.leaves(
+            depends(after, (gradient, end.state.params))
+        )  # a setting that stays as it is is no moment
         moments = [i for i, leaf in enumerate(leaves) if seen[i] and jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
         def moved(gradient, z, context):

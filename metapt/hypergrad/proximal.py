@@ -24,7 +24,7 @@ def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop
     Raises:
         ValueError: when built, if `strength <= 0`.
 
-    Source: Rajeswaran et al. 2019, "Meta-Learning with Implicit Gradients", equations 3 and 6.
+    Source: Rajeswaran et al. 2019, "Meta-Learning with Implicit Gradients", lemma 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
