@@ -1,8 +1,34 @@
 """6. Rules: a `Stage` becomes a `fit` whose derivative is stated. Fits compose as ordinary functions."""
 
+from metapt.hypergrad.by_leaf import by_leaf, cut_paths
 from metapt.hypergrad.curvature import linearized
 from metapt.hypergrad.differences import central_differences
+from metapt.hypergrad.evolution import Particles, PersistentEvolution, evolution, persistent_evolution
+from metapt.hypergrad.finite_difference import finite_difference
+from metapt.hypergrad.fixed_point import fixed_point
+from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
+from metapt.hypergrad.plan import UnrollPlan, plan_unroll
+from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
-__all__ = ["central_differences", "first_order", "implicit", "linearized", "truncate", "unroll"]
+__all__ = [
+    "Particles",
+    "PersistentEvolution",
+    "UnrollPlan",
+    "by_leaf",
+    "central_differences",
+    "cut_paths",
+    "evolution",
+    "finite_difference",
+    "first_order",
+    "fixed_point",
+    "forward",
+    "implicit",
+    "linearized",
+    "persistent_evolution",
+    "plan_unroll",
+    "proximal",
+    "truncate",
+    "unroll",
+]

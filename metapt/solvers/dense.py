@@ -19,8 +19,8 @@ def dense(damping: Damping = 0.0) -> Solve:
 
     def method(A: Matvec, b: PyTree, _) -> Solved:
         flat, unravel = ravel_pytree(b)
-        row = lambda v: ravel_pytree(A(unravel(v)))[0]
-        matrix = jax.vmap(row)(jnp.eye(flat.size, dtype=flat.dtype))  # rows, which are columns: A is symmetric
+        column = lambda v: ravel_pytree(A(unravel(v)))[0]
+        matrix = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
         x = jnp.linalg.solve(matrix, flat)
         return Solved(unravel(x), flat - matrix @ x, 0.0, jnp.linalg.eigvalsh(matrix)[0] < 0)
 

@@ -1,13 +1,16 @@
 """4. What it is to train: objective + optimizer -> `Stage`; the training loop, written once; what passes between stages."""
 
 from metapt.stages import loop
-from metapt.stages.check import assert_differentiable
-from metapt.stages.stage import start, start_model, step, step_keys, trainer
+from metapt.stages.check import assert_differentiable, assert_responsive, depends
+from metapt.stages.stage import move, start, start_model, step, step_keys, trainer
 from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
 
 __all__ = [
     "assert_differentiable",
+    "assert_responsive",
+    "depends",
     "loop",
+    "move",
     "start",
     "start_model",
     "step",

@@ -1,8 +1,13 @@
-"""Refuses, when a rule is built, an optimizer whose update has no finite derivative."""
+"""Refuses, when a rule is built, an optimizer whose derivative is of no use; and what depends on what."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from metapt.types import PyTree
 
 
 def assert_differentiable(optimizer: optax.GradientTransformation, rule: str) -> None:
@@ -23,13 +28,7 @@ def assert_differentiable(optimizer: optax.GradientTransformation, rule: str) ->
         ValueError: unroll: the optimizer's update has no finite derivative at a zero gradient, ...
     """
     with jax.ensure_compile_time_eval():  # also where a rule is built inside a function that is being traced
-        params = {"probe": jnp.ones(2)}
-        gradient = {"probe": jnp.array([0.0, 1.0])}
-        try:
-            state = optimizer.init(params)
-        except (KeyError, TypeError, ValueError):
-            return
-        _, slope = jax.jvp(lambda g: optimizer.update(g, state, params)[0], (gradient,), (params,))
+        slope = _slope(optimizer, {"probe": jnp.array([0.0, 1.0])})({"probe": jnp.ones(2)})
         finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(slope))
     if not finite:
         raise ValueError(
@@ -37,3 +36,49 @@ def assert_differentiable(optimizer: optax.GradientTransformation, rule: str) ->
             "hypergradient NaN; give it eps_root > 0, for example optax.adam(learning_rate, eps_root=1e-8) "
             "(sgd, momentum and weight decay are safe as they are)"
         )
+
+
+def assert_responsive(optimizer: optax.GradientTransformation, rule: str) -> None:
+    """Raises if the update's derivative in the gradient is zero everywhere, as for optimizers that only look at signs.
+
+    Raises:
+        ValueError: with the cure.
+
+    Example:
+        >>> assert_responsive(optax.sgd(0.1), "fixed_point")
+        >>> assert_responsive(optax.lion(0.1), "fixed_point")
+        Traceback (most recent call last):
+        ...
+        ValueError: fixed_point: the optimizer's update has a zero derivative in the gradient ...
+    """
+    probe = {"probe": jnp.ones(2)}
+    if not any(jax.tree.leaves(depends(_slope(optimizer, probe), probe))):
+        raise ValueError(
+            f"{rule}: the optimizer's update has a zero derivative in the gradient (it sees signs only), so every "
+            "hypergradient would be zero; use implicit, which does not look at the optimizer"
+        )
+
+
+def depends(f: Callable[[PyTree], PyTree], x: PyTree) -> PyTree:
+    """Which leaves of `f(x)` are computed from `x`: a tree of booleans. Nothing is evaluated, so all numbers may be tracers.
+
+    A derivative that is not computed from its cotangent (or tangent) is exactly zero.
+
+    Example:
+        >>> depends(lambda x: {"a": 2 * x, "b": jnp.zeros_like(x)}, 1.0)
+        {'a': True, 'b': False}
+    """
+    jaxpr, shape = jax.make_jaxpr(f, return_shape=True)(x)
+    outputs = range(len(jaxpr.jaxpr.outvars))
+    used = (dce_jaxpr(jaxpr.jaxpr, [i == output for i in outputs])[1] for output in outputs)
+    return jax.tree.unflatten(jax.tree.structure(shape), [any(inputs) for inputs in used])
+
+
+def _slope(optimizer: optax.GradientTransformation, gradient: PyTree) -> Callable[[PyTree], PyTree]:
+    """The derivative of one update; the identity if the optimizer accepts no tree but its own parameters."""
+    params = jax.tree.map(jnp.ones_like, gradient)
+    try:
+        state = optimizer.init(params)
+    except (KeyError, TypeError, ValueError):
+        return lambda tangent: tangent
+    return lambda tangent: jax.jvp(lambda g: optimizer.update(g, state, params)[0], (gradient,), (tangent,))[1]

@@ -64,7 +64,7 @@ def nested(loop: Loop, f: Callable, init: Any, xs: Any) -> tuple[Any, Any]:
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
     """
     steps = length(xs)
-    size = max(1, round(steps**0.5))
+    size = piece_length(steps)
     pieces = steps // size
     head = jax.tree.map(lambda x: x[: pieces * size].reshape(pieces, size, *x.shape[1:]), xs)
     tail = jax.tree.map(lambda x: x[pieces * size :], xs)
@@ -75,6 +75,11 @@ def nested(loop: Loop, f: Callable, init: Any, xs: Any) -> tuple[Any, Any]:
         carry, rest = loop(f, carry, tail)
         ys = jax.tree.map(lambda y, r: jnp.concatenate([y, r]), ys, rest)
     return carry, ys
+
+
+def piece_length(steps: int) -> int:
+    """How many steps a piece of `nested` has: about sqrt(S), where the pieces and the steps in one take least memory together."""
+    return max(1, round(steps**0.5))
 
 
 def length(xs: Any) -> int:

@@ -53,9 +53,15 @@ def step(
     batch, key = inputs
     value_and_grad = jax.value_and_grad(stage.objective, has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
-    updates, opt_state = stage.optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state = move(stage, context, state, gradient)
     return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
+
+
+def move(stage: Stage, context: PyTree, state: StageState, gradient: PyTree) -> tuple[PyTree, PyTree]:
+    """What the optimizer makes of a gradient: `(params, opt_state)`. One that has settings in the context gets to see it."""
+    optimizer = optax.with_extra_args_support(stage.optimizer)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, context=context)
+    return optax.apply_updates(state.params, updates), opt_state
 
 
 def trainer(stage: Stage, loop: Loop = loops.auto, remat: Remat = "none") -> Train:
