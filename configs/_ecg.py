@@ -25,9 +25,9 @@ class EcgConfig(Steps):
     """Outer steps, warm-up included."""
     warm_up: int = 15
     """Outer steps before learning begins."""
-    finetune_steps: int = 5
+    finetune_steps: int = 10
     """K, fine-tuning steps of an outer step."""
-    finetune_lr: float = 4.0
+    finetune_lr: float = 3.0
     """SGD's learning rate in the fine-tuning inside meta-learning: few steps, so long ones."""
     final_steps: int = 300
     """Steps of the final fine-tuning."""
@@ -69,7 +69,7 @@ class EcgConfig(Steps):
     """How pre-training is differentiated: implicitly as in the paper, or through the P steps of an outer step."""
     neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first."""
-    meta_lr: float = 0.15
+    meta_lr: float = 0.1
     """Adam's learning rate for the magnitude and the other strengths, at first; along a cosine it comes to 0."""
     network_lr: float = 1e-3
     """Adam's learning rate for the network that says how strongly to warp a record, likewise."""

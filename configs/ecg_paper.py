@@ -51,6 +51,8 @@ class Config(EcgConfig):
     """Outer steps before learning begins."""
     pretrain_steps: int = 10
     """P, pre-training steps of an outer step."""
+    finetune_steps: int = 1
+    """K, fine-tuning steps of an outer step."""
     neumann_terms: int = 1
     """Of `implicit`, terms of the inverse-Hessian series beyond the first."""
     pretrain_lr: float = 1e-4

@@ -58,12 +58,12 @@ strengths = meta.named(
 # ## The method
 #
 # Pre-training is differentiated by the implicit function theorem, of whose series the leading term alone is kept.
-# Fine-tuning, five long steps of a linear head, is unrolled. Five binary labels need a loss of their own, which the recipe
+# Fine-tuning, ten long steps of a linear head, is unrolled. Five binary labels need a loss of their own, which the recipe
 # brings.
 
 # %%
 STEPS = 60
-rate = optax.warmup_cosine_decay_schedule(0.0, 0.15, warmup_steps=15, decay_steps=STEPS)  # of the four numbers
+rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, warmup_steps=15, decay_steps=STEPS)  # of the four numbers
 pieces = recipes.simclr_augmentation.simclr_augmentation(
     models.resnet1d(channels=12, widths=(16, 16), blocks=1, kernel=7),
     features=16,
@@ -71,7 +71,7 @@ pieces = recipes.simclr_augmentation.simclr_augmentation(
     view=view,
     meta=strengths,
     pretrain_optimizer=optax.adam(1e-3, eps_root=1e-12),
-    finetune_optimizer=optax.sgd(4.0),
+    finetune_optimizer=optax.sgd(3.0),
     meta_optimizer=optax.adam(rate),
     rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(terms=0, step=1.0)),
 )
@@ -79,7 +79,7 @@ pieces = recipes.simclr_augmentation.simclr_augmentation(
 # %% [markdown]
 # ## Learn
 #
-# An outer step is four steps of pre-training, five of fine-tuning, and one move of the four numbers. Fine-tuning sees a
+# An outer step is four steps of pre-training, ten of fine-tuning, and one move of the four numbers. Fine-tuning sees a
 # random half of the labelled records, the loss that counts the other half, and every step has other halves.
 
 
@@ -95,7 +95,7 @@ def draw(key):
     train, validation = jnp.split(jax.random.permutation(order_key, LABELLED), 2)
     return metapt.Batches(
         pretrain=crops(keys[0], jax.random.randint(rows_key, (4, BATCH), 0, len(x))),
-        finetune=crops(keys[1], jnp.broadcast_to(train, (5, len(train)))),
+        finetune=crops(keys[1], jnp.broadcast_to(train, (10, len(train)))),
         validation=crops(keys[2], validation),
     )
 
