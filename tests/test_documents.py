@@ -26,6 +26,7 @@ def test_the_readme_example_gives_a_useful_hypergradient(capsys):
     "name",
     [
         "quickstart",
+        "two_derivatives",
         pytest.param("rotation", marks=pytest.mark.slow),
         pytest.param("label_noise", marks=pytest.mark.slow),
         pytest.param("ecg_augmentation", marks=pytest.mark.slow),
