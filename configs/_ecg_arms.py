@@ -14,7 +14,7 @@ from metapt import data, meta, models, recipes, updates
 from metapt.io import arms
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment
-from metapt.types import Meta
+from metapt.types import Meta, Rule
 
 
 def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
@@ -28,7 +28,7 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
     steps, cost = schedule(config), Cost(config.pretrain_steps, config.finetune_steps)
     rule, price = rule_and_price(config.rule, config.neumann_terms, cost)
 
-    def compose(learned: Meta, optimizer: optax.GradientTransformation):
+    def compose(learned: Meta, optimizer: optax.GradientTransformation, rule: Rule = rule):
         return recipes.simclr_augmentation.simclr_augmentation(
             encoder,
             features,
@@ -68,6 +68,7 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
         lambda key, arrays: method.start(key, learned.init(key)),
         lambda state: finish(None, state.pretrain) | {"phi": state.phi},
         lambda state, batches: _strengths(learned.constrain(state.phi), batches.validation),
+        lambda rule: compose(learned, _meta_optimizer(config, steps[1]), rule).algorithm,
     )
     trial_steps = max(1, config.outer_steps // 5)
     budget = arms.gradient_evaluations((meta_arm,))["meta"]

@@ -150,16 +150,20 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
     rule, price = rule_and_price(config.rule, config.neumann_terms, cost)
     adam = optax.adam(config.pretrain_lr, eps_root=1e-12)
     sizes = problem.encoder, features, tasks, classes
-    method = recipes.task_weights.task_weights(
-        *sizes,
-        learned,
-        pretrain_optimizer=adam,
-        finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
-        meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1])),
-        rule=rule,
-        loss=objectives.balanced_tasks,
-        transfer=config.transfer,
-    )
+
+    def compose(rule):
+        return recipes.task_weights.task_weights(
+            *sizes,
+            learned,
+            pretrain_optimizer=adam,
+            finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
+            meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1])),
+            rule=rule,
+            loss=objectives.balanced_tasks,
+            transfer=config.transfer,
+        )
+
+    method = compose(rule)
     if config.as_published:
         published = recipes.task_weights.as_published(*sizes, config.pretrain_lr, config.neumann_terms)
         method, learned = published, meta.sigmoid_weights(tasks)
@@ -207,6 +211,7 @@ def graph_experiment(config: GraphConfig, problem: Problem) -> Experiment:
             (cost.forward, price),
             lambda key, arrays: method.start(key, learned.init(key)),
             lambda state: finish(learned.constrain(state.phi), state.pretrain),
+            compose=None if config.as_published else lambda rule: compose(rule).algorithm,
         ),
         fixed("replay", lambda key, arrays, exports: exports["meta"]["weights"]),
     )

@@ -119,7 +119,15 @@ def experiment(config: Config) -> Experiment:
     compared = (
         fixed("none", lambda exports: equal, steps=0),
         fixed("equal", lambda exports: equal),
-        arms.learning("meta", pieces.algorithm, steps, prices, start(pieces), export),
+        arms.learning(
+            "meta",
+            pieces.algorithm,
+            steps,
+            prices,
+            start(pieces),
+            export,
+            compose=lambda rule: compose(config.meta_lr, rule).algorithm,
+        ),
         fixed("replay", lambda exports: Partial(last, exports["meta"]["phi"], exports["meta"]["encoder"])),
         fixed("oracle", lambda exports: oracle),
     )

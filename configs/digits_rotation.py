@@ -109,6 +109,7 @@ def experiment(config: Config) -> Experiment:
             start(pieces),
             export,
             lambda state, batches: {"angle": state.phi},
+            lambda rule: compose(config.meta_lr, rule).algorithm,
         ),
         fixed("replay", lambda arrays, exports: exports["meta"]["angle"]),
         fixed("oracle", lambda arrays, exports: config.target),

@@ -88,18 +88,21 @@ def experiment(config: Config) -> Experiment:
     encoder = models.mlp(config.pixels, (config.hidden, config.features))
     learned = meta.softmax_weights(tasks)
     steps = schedule(config, share=0.5)
-    method = recipes.task_weights.task_weights(
-        encoder=encoder,
-        features=config.features,
-        tasks=tasks,
-        classes=10,
-        meta=learned,
-        pretrain_optimizer=optax.adam(config.pretrain_lr),
-        finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
-        meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1]), eps=config.meta_eps),
-        rule=lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)),
-    )
 
+    def compose(rule, eps_root=0.0):
+        return recipes.task_weights.task_weights(
+            encoder=encoder,
+            features=config.features,
+            tasks=tasks,
+            classes=10,
+            meta=learned,
+            pretrain_optimizer=optax.adam(config.pretrain_lr, eps_root=eps_root),
+            finetune_optimizer=optax.sgd(config.finetune_lr, momentum=0.9),
+            meta_optimizer=optax.adam(optax.cosine_decay_schedule(config.meta_lr, steps[1]), eps=config.meta_eps),
+            rule=rule,
+        )
+
+    method = compose(lambda stage: hypergrad.implicit(stage, solvers.neumann(config.neumann_terms)))
     cost = Cost(config.pretrain_steps, config.finetune_steps)
 
     def fixed(name, weigh, steps=config.outer_steps):
@@ -123,6 +126,7 @@ def experiment(config: Config) -> Experiment:
             (cost.forward, cost.implicit(config.neumann_terms)),
             lambda key, arrays: method.start(key, learned.init(key)),
             export_meta,
+            compose=lambda rule: compose(rule, eps_root=1e-12).algorithm,  # unrolling needs it
         ),
         fixed("replay", lambda key, exports: exports["meta"]["weights"]),
         fixed("oracle", lambda key, exports: oracle),

@@ -10,6 +10,7 @@ as ordinary JAX functions, so `jax.grad` of "pre-train, then fine-tune, then val
 
 from metapt import data, hypergrad, meta, models, objectives, solvers, stages, updates
 from metapt.algorithm import Algorithm, AlgorithmInfo, AlgorithmState, meta_pretraining, run
+from metapt.doctor import HypergradientCheck, RuleCheck, check_hypergradient
 from metapt.types import Batches, Meta, Model, SolveInfo, Stage, StageInfo, StageState, Update
 
 __all__ = [
@@ -17,13 +18,16 @@ __all__ = [
     "AlgorithmInfo",
     "AlgorithmState",
     "Batches",
+    "HypergradientCheck",
     "Meta",
     "Model",
+    "RuleCheck",
     "SolveInfo",
     "Stage",
     "StageInfo",
     "StageState",
     "Update",
+    "check_hypergradient",
     "data",
     "hypergrad",
     "meta",

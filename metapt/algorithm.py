@@ -56,6 +56,8 @@ class Algorithm(NamedTuple):
     warm_up: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]  # `step`, phi at rest
     # (pretrained, finetune, meta-parameters, batches, key) -> validation loss: the flow after pre-training
     downstream: Callable[[StageState, StageState, PyTree, Batches, Array], Array]
+    # (phi, report, state, batches, key) -> (validation loss, what was trained): what `step` differentiates
+    meta_loss: Callable[[PyTree, SolveInfo, AlgorithmState, Batches, Array], tuple[Array, PyTree]]
 
 
 def meta_pretraining(
@@ -120,7 +122,7 @@ def meta_pretraining(
     def downstream(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, key: Array) -> Array:
         return fine_tune(pre, fine, meta, batches, jax.random.split(key))[0]
 
-    return Algorithm(init, step, warm_up, downstream)
+    return Algorithm(init, step, warm_up, downstream, meta_loss)
 
 
 def run(

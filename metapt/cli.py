@@ -1,4 +1,4 @@
-"""The command line: `metapt list | run | resume | compare`. Wrong input is one line and exit status 2."""
+"""The command line: `metapt list | run | resume | compare | doctor`. Wrong input is one line and exit status 2."""
 
 import argparse
 import contextlib
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ import jax
 import tyro
 
 from metapt.io import configs, tables
+from metapt.io.doctor import as_json, check_experiment
 from metapt.io.errors import UserError
 from metapt.io.folder import RunFolder
 from metapt.io.runner import run_experiment
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     try:
         parsed, rest = _parser().parse_known_args(arguments)
-        if rest and parsed.command is not _run:
+        if rest and parsed.command not in (_run, _doctor):
             raise UserError(f"unrecognized arguments: {' '.join(rest)}")
         parsed.command(parsed, rest)
         return 0
@@ -42,18 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="metapt", description="Learn the knobs of pre-training by gradient.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{list,run,resume,compare}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{list,run,resume,compare,doctor}")
 
     listing = commands.add_parser("list", help="recipes and configs, one line each")
     listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(command=_list)
 
-    run = commands.add_parser("run", help="run a config", add_help=False, allow_abbrev=False)
-    run.add_argument("config", metavar="CONFIG", nargs="?", help="a name from `metapt list`, or a path")
+    run = _add_for_config(commands, "run", "run a config", _run)
     run.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/CONFIG-TIME)")
     run.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
-    run.add_argument("-h", "--help", action="store_true", help="also lists the fields of CONFIG")
-    run.set_defaults(command=_run, parser=run)
 
     resume = commands.add_parser("resume", help="continue an interrupted run")
     resume.add_argument("folder", type=Path, metavar="DIR")
@@ -63,6 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="results of several runs side by side")
     compare.add_argument("folders", type=Path, metavar="DIR", nargs="+")
     compare.set_defaults(command=_compare)
+
+    doctor = _add_for_config(commands, "doctor", "check the hypergradient of a config by every rule", _doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _add_for_config(commands: Any, name: str, summary: str, command: Callable) -> argparse.ArgumentParser:
+    """A command that takes CONFIG and its fields."""
+    parser = commands.add_parser(name, help=summary, add_help=False, allow_abbrev=False)
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="a name from `metapt list`, or a path")
+    parser.add_argument("-h", "--help", action="store_true", help="also lists the fields of CONFIG")
+    parser.set_defaults(command=command, parser=parser, name=name)
     return parser
 
 
@@ -87,15 +97,7 @@ def _list(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    if parsed.config is None or parsed.config.startswith("-"):
-        if parsed.help:
-            parsed.parser.print_help()
-            return
-        raise UserError("run: which CONFIG? `metapt list` shows them")
-    module = configs.load(parsed.config)
-    if parsed.help:
-        parsed.parser.print_help()
-    config = _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], f"metapt run {parsed.config}")
+    module, config = _load_config(parsed, rest)
     name = Path(parsed.config).stem
     experiment = _build_experiment(module, config)
     folder = RunFolder.create(
@@ -120,6 +122,30 @@ def _compare(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
         if not isinstance(result, dict) or not {"arms", "metric"} <= set(result):
             raise UserError(f"{path}/result.json is not the result of a run")
     tables.print_comparison(results)
+
+
+def _doctor(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
+    module, config = _load_config(parsed, rest)
+    experiment = _build_experiment(module, config)
+    _say_choices()
+    _keep_compiled()
+    with jax.enable_x64(True):  # finite differences need it
+        check = check_experiment(experiment, config.seed)
+    print(json.dumps(as_json(check), indent=1) if parsed.json else check)
+
+
+def _load_config(parsed: argparse.Namespace, rest: Sequence[str]) -> tuple[ModuleType, Any]:
+    """The module that CONFIG names, and its dataclass with the fields of the command line; `--help` ends here."""
+    if parsed.config is None or parsed.config.startswith("-"):
+        if parsed.help:
+            parsed.parser.print_help()
+            parsed.parser.exit()
+        raise UserError(f"{parsed.name}: which CONFIG? `metapt list` shows them")
+    module = configs.load(parsed.config)
+    if parsed.help:
+        parsed.parser.print_help()
+    prog = f"metapt {parsed.name} {parsed.config}"
+    return module, _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], prog)
 
 
 def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:

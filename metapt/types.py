@@ -86,6 +86,9 @@ class Fit(Protocol):
     ) -> tuple[StageState, StageInfo]: ...
 
 
+Rule = Callable[[Stage], Fit]
+
+
 class Loop(Protocol):
     """The interface of `jax.lax.scan(body, carry, xs)`."""
 

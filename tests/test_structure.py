@@ -18,7 +18,7 @@ LAYERS = [
     {"hypergrad"},
     {"updates"},
     {"algorithm"},
-    {"recipes"},
+    {"recipes", "doctor"},
     {"io", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

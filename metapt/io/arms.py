@@ -9,7 +9,7 @@ from jax import Array
 
 from metapt.algorithm import Algorithm, AlgorithmState
 from metapt.io.experiment import Arm, Draw, Phase, Step
-from metapt.types import Batches, Fit, PyTree, StageState
+from metapt.types import Batches, Fit, PyTree, Rule, StageState
 from metapt.updates import Suggest
 
 Export = dict[str, PyTree]
@@ -67,10 +67,11 @@ def learning(
     start: Start,
     export: Finish,
     watch: Callable[[AlgorithmState, Batches], dict[str, PyTree]] = lambda state, batches: {},
+    compose: Callable[[Rule], Algorithm] | None = None,
 ) -> Arm:
     """Algorithm 1, online: `steps` before phi moves, while it moves, and after; `costs` of one at rest, of one that moves phi.
 
-    The figures of `watch` are logged beside the algorithm's own.
+    The figures of `watch` are logged beside the algorithm's own. `compose` gives the algorithm by another rule: `metapt doctor`.
     """
     before, moving, after = steps
 
@@ -83,7 +84,7 @@ def learning(
 
     rest, move = watched(algorithm.warm_up), watched(algorithm.step)
     phases = (Phase(before, rest, costs[0]), Phase(moving, move, costs[1]), Phase(after, rest, costs[0]))
-    return Arm(name, lambda key, arrays, exports: start(key, arrays), phases, export)
+    return Arm(name, lambda key, arrays, exports: start(key, arrays), phases, export, compose)
 
 
 def restarting(

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from jax import Array
 from matplotlib.figure import Figure
 
-from metapt.types import Batches, PyTree
+from metapt.algorithm import Algorithm
+from metapt.types import Batches, PyTree, Rule
 
 Step = Callable[[PyTree, Batches, Array], tuple[PyTree, PyTree]]
 Draw = Callable[[PyTree, Array], Batches]  # (data, key) -> the batches of one outer step
@@ -28,6 +29,7 @@ class Arm(NamedTuple):
     init: Callable[[Array, PyTree, Mapping[str, PyTree]], PyTree]  # (key, data, exports of earlier arms) -> state
     phases: tuple[Phase, ...]
     export: Callable[[PyTree], dict[str, PyTree]]  # state -> {"encoder": ..., and what later arms or plots need}
+    compose: Callable[[Rule], Algorithm] | None = None  # the arm's algorithm by another rule, for `metapt doctor`
 
 
 class Experiment(NamedTuple):

@@ -12,10 +12,8 @@ from metapt.hypergrad import implicit, unroll
 from metapt.models import linear, with_head
 from metapt.objectives import Predict, cross_entropy, on_features, whole
 from metapt.solvers import neumann
-from metapt.types import Fit, Meta, Model, Objective, PyTree, Stage, StageState, StatefulModel
+from metapt.types import Fit, Meta, Model, Objective, PyTree, Rule, Stage, StageState, StatefulModel
 from metapt.updates import by_gradient
-
-Rule = Callable[[Stage], Fit]
 
 
 class Method(NamedTuple):

@@ -1,0 +1,295 @@
+"""Is the hypergradient right here, and which rule is worth its price? Every rule against the exact derivative."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from metapt.algorithm import Algorithm, AlgorithmState
+from metapt.hypergrad import first_order, implicit, truncate, unroll
+from metapt.solvers import cg, minres, neumann, nystrom, relative
+from metapt.types import Batches, PyTree, Rule, SolveInfo
+
+_log = logging.getLogger("metapt")
+_NOT_FINITE = "not finite: some derivative is infinite (a root, a norm or a logarithm at 0)"
+_NOT_DETERMINISTIC = "the loss is not deterministic: the same phi, batches and key gave two values"
+
+
+class Candidate(NamedTuple):
+    """A way to the hypergradient: how pre-training is differentiated, and by what if not by `jax.grad`."""
+
+    rule: Rule
+    differentiate: Callable[..., Callable[..., Any]] = jax.grad
+    optional: bool = False  # left out of the table where it sees nothing of phi
+
+
+EXACT = {"unroll": Candidate(unroll)}
+RULES: dict[str, Candidate] = {
+    "truncate_1": Candidate(lambda stage: truncate(stage, last=1)),
+    "first_order": Candidate(first_order, optional=True),
+    "neumann_0": Candidate(lambda stage: implicit(stage, neumann(0))),
+    "neumann_1": Candidate(lambda stage: implicit(stage, neumann(1))),
+    "neumann_5": Candidate(lambda stage: implicit(stage, neumann(5))),
+    "neumann_20": Candidate(lambda stage: implicit(stage, neumann(20))),
+    "cg_damped": Candidate(lambda stage: implicit(stage, cg(20, relative(1e-2)))),
+    "minres_damped": Candidate(lambda stage: implicit(stage, minres(20, relative(1e-2)))),
+    "nystrom_10": Candidate(lambda stage: implicit(stage, nystrom(10, relative(1e-2)))),
+}
+
+
+class RuleCheck(NamedTuple):
+    """What a rule's hypergradient is worth on a problem, and what it costs."""
+
+    rule: str
+    relative_error: float  # |g - exact| / |exact|; of the exact rule itself, against finite differences
+    cosine: float  # between the same two; NaN if one is zero
+    residual: float  # of the linear solve; NaN if nothing is solved
+    seconds: float  # of one compiled call
+    peak_mb: float  # of temporaries and results; NaN where the backend does not tell
+    advice: str
+
+
+class HypergradientCheck(NamedTuple):
+    """The rows of a check, the exact rule first; `print` shows them as a table."""
+
+    rows: tuple[RuleCheck, ...]
+
+    def __str__(self) -> str:
+        """A table for people."""
+        line = "{:<14} {:>9} {:>7} {:>9} {:>9} {:>8}  {}".format
+        number = "{:.2g}".format
+
+        def cells(row: RuleCheck):
+            figures = map(number, (row.residual, row.seconds, row.peak_mb))
+            return row.rule, number(row.relative_error), f"{row.cosine:.3f}", *figures, row.advice
+
+        heading = "rule", "rel.error", "cosine", "residual", "seconds", "MB", "advice"
+        return "\n".join(line(*row) for row in (heading, *map(cells, self.rows)))
+
+
+def check_hypergradient(
+    compose: Callable[[Rule], Algorithm],
+    state: AlgorithmState,
+    batches: Batches,
+    key: Array,
+    pretrain_steps: int = 5,
+    finetune_steps: int = 5,
+    rules: Mapping[str, Candidate] | None = None,
+) -> HypergradientCheck:
+    """Compares the rules on one outer step of your own problem, shortened to a few steps.
+
+    The exact derivative is `unroll` through all of these steps, and is itself held against central differences of the
+    whole procedure (pre-train, fine-tune, validate; same batches, same keys), along itself and random directions of phi.
+    All is compared at `state`: one that has trained for a while tells more about `implicit` than the first.
+    If float64 is on (`jax.enable_x64`), float32 arrays take part in float64, where the model allows it.
+
+    Args:
+        compose: from a rule of pre-training to the algorithm, for example
+            `lambda rule: task_weights(..., rule=rule).algorithm`.
+        state: of the algorithm, as `Algorithm.init` or a step gives it.
+        batches: of one outer step, of which the first `pretrain_steps` and `finetune_steps` are taken. Examples are not
+            cut: make smaller batches yourself.
+        key: of the outer step.
+        rules: what to compare, by name; by default `doctor.RULES`.
+
+    Raises:
+        ValueError: if a number of steps is below 1, or `unroll` refuses the optimizer of pre-training.
+
+    Example:
+        >>> import optax
+        >>> from metapt import Stage, doctor, meta_pretraining, stages, updates
+        >>> pull = lambda params, c, extra, batch, key: (0.5 * jnp.sum((params - (0 if c is None else c)) ** 2), extra)
+        >>> stage = Stage(pull, optax.sgd(0.5))
+        >>> update = updates.by_gradient(optax.sgd(1.0))
+        >>> compose = lambda rule: meta_pretraining(rule(stage), unroll(stage), pull, update, transfer=stages.transfer_all)
+        >>> start = stages.start(stage, jnp.zeros(2))
+        >>> state, batches = compose(unroll).init(jnp.ones(2), start, start), Batches(jnp.zeros(3), jnp.zeros(1), None)
+        >>> rules = {"implicit": doctor.RULES["cg_damped"]}
+        >>> check = check_hypergradient(compose, state, batches, jax.random.key(0), rules=rules)
+        >>> [(row.rule, round(row.relative_error, 2), round(row.cosine, 2)) for row in check.rows]
+        [('unroll', 0.0, 1.0), ('implicit', 0.13, 1.0)]
+    """
+    for name, steps in (("pretrain_steps", pretrain_steps), ("finetune_steps", finetune_steps)):
+        if steps < 1:
+            raise ValueError(f"check_hypergradient: {name}={steps} must be at least 1")
+    first = lambda tree, steps: jax.tree.map(lambda x: x[:steps], tree)
+    batches = batches._replace(
+        pretrain=first(batches.pretrain, pretrain_steps), finetune=first(batches.finetune, finetune_steps)
+    )
+    algorithm = compose(unroll)
+    problem = _widest(algorithm, (state.phi, SolveInfo.blank(), state._replace(solution=None), batches, key))
+    rows: list[RuleCheck] = []
+    exact = None
+    for name, candidate in (EXACT | dict(RULES if rules is None else rules)).items():
+        _log.info("hypergradient by %s", name)
+        gradient, report, seconds, peak_mb = _measure(candidate, compose, problem)
+        if candidate.optional and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)):
+            continue
+        if exact is None:
+            exact = gradient
+            error, cosine, says = _against_differences(algorithm, problem, gradient)
+        else:
+            error, cosine = _compared(*(np.asarray(ravel_pytree(tree)[0], float) for tree in (gradient, exact)))
+            says = _advice(gradient, exact, error, cosine, report)
+        residual = float(report.residual) if report.solves else np.nan
+        rows.append(RuleCheck(name, error, cosine, residual, seconds, peak_mb, says))
+    return HypergradientCheck(tuple(rows))
+
+
+def _widest(algorithm: Algorithm, problem: tuple) -> tuple:
+    """The problem in the default precision, if the model can do with it, else as it is."""
+    problem = jax.tree.map(jnp.asarray, problem)
+    to = jnp.result_type(float)
+    wide = jax.tree.map(lambda x: x.astype(to) if x.dtype == jnp.float32 else x, problem)
+    try:
+        jax.eval_shape(algorithm.meta_loss, *wide)
+    except TypeError:  # a loop's carry that the model makes float32
+        return problem
+    return wide
+
+
+def _measure(candidate: Candidate, compose, problem: tuple) -> tuple[PyTree, SolveInfo, float, float]:
+    """The hypergradient and the solver's report; seconds of a call, megabytes."""
+    differentiated = candidate.differentiate(compose(candidate.rule).meta_loss, argnums=(0, 1), has_aux=True)
+    compiled = jax.jit(lambda *problem: differentiated(*problem)[0]).lower(*problem).compile()
+    jax.block_until_ready(compiled(*problem))
+    begun = time.perf_counter()
+    gradient, report = jax.device_get(jax.block_until_ready(compiled(*problem)))
+    seconds = time.perf_counter() - begun
+    try:
+        memory: Any = compiled.memory_analysis()
+        peak_mb = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6
+    except (AttributeError, NotImplementedError, RuntimeError):
+        peak_mb = np.nan
+    return gradient, report, seconds, peak_mb
+
+
+def _compared(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Relative error and cosine of two vectors; 0 and NaN for two zeros."""
+    size, length = np.linalg.norm(truth), np.linalg.norm(found)
+    off = np.linalg.norm(found - truth)
+    error = off / size if size else (np.inf if off else 0.0)
+    return float(error), float(found @ truth / (size * length)) if size * length else np.nan
+
+
+def _against_differences(algorithm: Algorithm, problem: tuple, gradient: PyTree) -> tuple[float, float, str]:
+    """Relative error, cosine and advice, by slopes along the gradient, two random directions, and leaves where it is zero.
+
+    A slope is Richardson's `(4 D(h) - D(2h)) / 3` of two central differences D.
+    """
+    phi, *rest = problem
+    flat, unravel = ravel_pytree(phi)
+    point, g = np.asarray(flat, float), np.asarray(ravel_pytree(gradient)[0], float)
+    value = jax.jit(lambda x: algorithm.meta_loss(unravel(x), *rest)[0])
+    J = lambda x: float(value(jnp.asarray(x, flat.dtype)))
+    here, again, eps = J(point), J(point), float(jnp.finfo(flat.dtype).eps)
+    rounding = 8 * eps * abs(here)  # of a value: a few units in the last place
+    rng, unit = np.random.default_rng(0), lambda v: v / np.linalg.norm(v)
+    scale = 1 + np.linalg.norm(point)
+
+    def slope(d: np.ndarray) -> tuple[float, float]:
+        """And by how much rounding may have moved it."""
+        # The step where rounding is a thousandth of what changes, if that is not too far.
+        change = max(abs(g @ d), 1e-30)
+        h = min(max(eps**0.2 * scale, 100 * rounding / change), 0.3 * scale)
+        D = lambda h: (J(point + h * d) - J(point - h * d)) / (2 * h)
+        return (4 * D(h) - D(2 * h)) / 3, rounding / h
+
+    if not np.isfinite(g).all():
+        return np.nan, np.nan, _NOT_FINITE
+    directions = [unit(rng.normal(size=g.size)) for _ in range(2)] + ([unit(g)] if g.any() else [])
+    slopes = [slope(d) for d in directions]
+    found, truth = np.array([g @ d for d in directions]), np.array([s for s, _ in slopes])
+    error, cosine = _compared(found, truth)
+    if here != again:
+        return error, cosine, _NOT_DETERMINISTIC
+    cut, unused = [], []
+    for name, inside in _zero_leaves(gradient):
+        d = unit(rng.normal(size=g.size) * inside)
+        far = max(abs(J(point + h * d) - here) for h in (scale, -scale))  # a step function moves in the end
+        (cut if far > rounding or abs(slope(d)[0]) > rounding / scale else unused).append(name)
+    bounds = [0.05 * max(abs(f), abs(t)) + moved for f, (t, moved) in zip(found, slopes, strict=True)]
+    off = bool((np.abs(found - truth) > bounds).any())
+    return error, cosine, _advice_exact(error, off, cut, unused)
+
+
+def _zero_leaves(gradient: PyTree) -> list[tuple[str, np.ndarray]]:
+    """Names of the leaves that are exactly zero, and where they are in the raveled tree."""
+    found, start, total = [], 0, ravel_pytree(gradient)[0].size
+    for name, leaf in _leaves(gradient):
+        inside = (np.arange(total) >= start) & (np.arange(total) < start + leaf.size)
+        start += leaf.size
+        if leaf.size and not leaf.any():
+            found.append((name, inside))
+    return found
+
+
+def _advice_exact(error: float, off: bool, cut: Sequence[str], unused: Sequence[str]) -> str:
+    """Of the exact rule: `off` finite differences or not, leaves of phi where the derivative is wrongly, or rightly, zero."""
+    if cut:
+        return f"zero in {_names(cut)}, yet the loss changes with it: something like stop_gradient, round or argmax cuts it off"
+    if off:
+        return f"{error:.0%} off finite differences: the loss has jumps or kinks here, or part of its derivative is cut off"
+    zero = f"; zero in {_names(unused)}: the validation loss does not depend on it" if unused else ""
+    return f"exact: agrees with finite differences{zero}"
+
+
+def _advice(gradient: PyTree, exact: PyTree, error: float, cosine: float, report: SolveInfo) -> str:
+    """Of another rule, from its gradient, the exact one, and the report of its solve."""
+    if not all(np.isfinite(leaf).all() for _, leaf in _leaves(gradient)):
+        return f"{_NOT_FINITE}: do not use"
+    unseen = [
+        name for (name, g), (_, e) in zip(_leaves(gradient), _leaves(exact), strict=True) if e.any() and not g.any()
+    ]
+    if unseen:
+        why = (
+            "implicit sees only what the last loss depends on, not what enters through the start, the optimizer or extra"
+            if report.solves
+            else "it acts outside the steps that this rule differentiates"
+        )
+        return f"zero in {_names(unseen)}, unlike the exact one: {why}"
+    if np.isnan(cosine):
+        return (
+            "zero, as the exact one is"
+            if error == 0
+            else "nothing to compare with: the exact one is zero or not finite"
+        )
+    if error <= 0.1:
+        return "as good as the exact one here"
+    return _direction(cosine) + _reason(report)
+
+
+def _leaves(tree: PyTree) -> Iterator[tuple[str, np.ndarray]]:
+    """Every leaf with a name such as `phi['scale']`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield f"phi{jax.tree_util.keystr(path)}", np.asarray(leaf)
+
+
+def _direction(cosine: float) -> str:
+    if cosine >= 0.9:
+        return "right direction, another length: fine with Adam on phi"
+    if cosine >= 0.5:
+        return "roughly the right direction"
+    return "hardly the right direction" if cosine > 0 else "points the wrong way"
+
+
+def _reason(report: SolveInfo) -> str:
+    if not report.solves:
+        return ""
+    if report.contraction >= 1:
+        return f"; the solve diverges (contraction {report.contraction:.3g}): damping, or fewer terms"
+    if report.negative_curvature:
+        return "; negative curvature: damping, or Gauss-Newton"
+    if report.residual > 0.3:
+        return f"; not solved (residual {report.residual:.2g}): more terms, or less damping"
+    return "; solved, but these few steps of training are far from rest"
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
