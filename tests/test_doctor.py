@@ -101,7 +101,7 @@ BROKEN = {
     "round": (_of_b(lambda p, b: jnp.round(2 * b) * p.sum()), "zero in phi['b'], yet the loss changes with it"),
     "unused": (_of_b(lambda p, b: 0.0), "zero in phi['b']: the validation loss does not depend on it"),
     "half_cut": (_of_b(lambda p, b: (b + jax.lax.stop_gradient(b)) * p.sum()), "off finite differences"),
-    "infinite": (_of_b(lambda p, b: jnp.linalg.norm(b - 0.33) * p.sum()), "not finite: some derivative is infinite"),
+    "infinite": (_of_b(lambda p, b: jnp.sqrt(b - 0.33) * p.sum()), "not finite: some derivative is infinite"),
 }
 
 
@@ -149,7 +149,8 @@ def _report(contraction=0.5, negative=0.0, residual=0.01):
         (0.05, 0.999, _report(), "as good as the exact one here"),
         (0.9, 0.95, _report(), "right direction, another length: fine with Adam on phi; solved, but"),
         (0.9, 0.6, _report(residual=0.7), "roughly the right direction; not solved (residual 0.7)"),
-        (2.0, 0.3, _report(contraction=1.25), "hardly the right direction; the solve diverges (contraction 1.25)"),
+        (2.0, 0.3, _report(contraction=1.25), "hardly the right direction; the solve diverges"),
+        (2.0, 0.3, _report(residual=18.0), "hardly the right direction; the solve diverges"),
         (2.0, -0.3, _report(negative=1.0), "points the wrong way; negative curvature"),
     ],
 )
