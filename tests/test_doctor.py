@@ -58,7 +58,7 @@ def _of_b(objective):
     def both(params, phi, extra, batch, key):
         return quadratic(params, phi["a"], extra, batch, key)[0] + objective(params, phi["b"]), extra
 
-    return both, {"a": jnp.ones(3), "b": jnp.array(0.33)}
+    return both, {"a": np.ones(3), "b": np.array(0.33)}
 
 
 def test_errors_on_a_quadratic_are_as_the_closed_form_says():
@@ -131,6 +131,12 @@ def test_what_implicit_can_not_see_is_named():
     exact, implicit = _check(objective, {"a": jnp.ones(3), "b": jnp.array(2.0)}, rules, extra=jnp.array(0.0)).rows
     assert exact.advice == "exact: agrees with finite differences"
     assert implicit.advice.startswith("zero in phi['b'], unlike the exact one: implicit sees only")
+
+
+def test_finite_differences_are_exact_on_a_curved_loss():
+    objective, phi = _of_b(lambda p, b: jnp.exp(3 * b) * p.sum())
+    (exact,) = _check(objective, phi, {}).rows
+    assert exact.relative_error < 1e-8
 
 
 def test_float32_parameters_take_part_in_float64():
