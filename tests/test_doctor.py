@@ -130,13 +130,19 @@ def test_what_implicit_can_not_see_is_named():
     rules = {"implicit": (lambda stage: hypergrad.implicit(stage, solvers.neumann(2, ETA)),)}
     exact, implicit = _check(objective, {"a": jnp.ones(3), "b": jnp.array(2.0)}, rules, extra=jnp.array(0.0)).rows
     assert exact.advice == "exact: agrees with finite differences"
-    assert implicit.advice.startswith("zero in phi['b'], unlike the exact one: implicit sees only")
+    assert implicit.advice.startswith("zero in phi['b'], unlike the exact one: a point of rest knows nothing")
 
 
 def test_finite_differences_are_exact_on_a_curved_loss():
     objective, phi = _of_b(lambda p, b: jnp.exp(3 * b) * p.sum())
     (exact,) = _check(objective, phi, {}).rows
     assert exact.relative_error < 1e-8
+
+
+def test_a_rule_that_refuses_has_a_row_that_says_why():
+    rules = {"late": (lambda stage: hypergrad.implicit(stage, batches=9),)}
+    _, late = _check(QUADRATIC.objective(), jnp.ones(3), rules).rows
+    assert late.advice.startswith("refuses: implicit: batches=9") and math.isnan(late.relative_error)
 
 
 def test_float32_parameters_take_part_in_float64():
