@@ -129,8 +129,7 @@ def _doctor(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     experiment = _build_experiment(module, config)
     _say_choices()
     _keep_compiled()
-    with jax.enable_x64(True):  # finite differences need it
-        check = check_experiment(experiment, config.seed)
+    check = check_experiment(experiment, config.seed)
     print(json.dumps(as_json(check), indent=1) if parsed.json else check)
 
 

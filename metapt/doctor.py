@@ -127,7 +127,7 @@ def check_hypergradient(
     algorithm = compose(unroll)
     problem = _widest(algorithm, (state.phi, SolveInfo.blank(), state._replace(solution=None), batches, key))
     rows: list[RuleCheck] = []
-    exact = None
+    exact, nan = None, np.nan
     for name, candidate in (EXACT | dict(RULES if rules is None else rules)).items():
         _log.info("hypergradient by %s", name)
         try:
@@ -135,7 +135,7 @@ def check_hypergradient(
         except ValueError as refusal:
             if exact is None:
                 raise
-            rows.append(RuleCheck(name, *[np.nan] * 5, f"refuses: {refusal}".partition("\n")[0]))
+            rows.append(RuleCheck(name, nan, nan, nan, nan, nan, f"refuses: {refusal}".partition("\n")[0]))
             continue
         if candidate.optional and not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)):
             continue

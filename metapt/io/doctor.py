@@ -11,7 +11,19 @@ from metapt.io.experiment import Experiment
 
 
 def check_experiment(experiment: Experiment, seed: int) -> HypergradientCheck:
-    """The check of the first arm that can be composed by any rule, on the batches and keys of the runner's first seed."""
+    """The check of the first arm that can be composed by any rule, on the batches and keys of the runner's first seed.
+
+    In float64, for the sake of the finite differences; in float32 where a config's code takes no other.
+    """
+    try:
+        with jax.enable_x64(True):
+            return _check(experiment, seed)
+    except TypeError:
+        with jax.enable_x64(False):
+            return _check(experiment, seed)
+
+
+def _check(experiment: Experiment, seed: int) -> HypergradientCheck:
     arm, compose = next(((arm, arm.compose) for arm in experiment.arms if arm.compose), (None, None))
     if arm is None or compose is None:
         raise UserError("doctor: this config has no arm with `compose`, the algorithm by any rule (io.arms.learning)")
