@@ -125,7 +125,7 @@ def _crops(
 ) -> tuple[jax.Array, jax.Array]:
     """A random stretch of every record, `[..., crop, 12]`, and its labels."""
     samples, leads = arrays["signals"].shape[1:]
-    first = jax.random.randint(key, rows.shape, 0, samples - config.crop + 1)
+    first = jax.random.randint(key, rows.shape, 0, samples - config.crop + 1, rows.dtype)
     crop = lambda row, first: jax.lax.dynamic_slice(arrays["signals"], (row, first, 0), (1, config.crop, leads))[0]
     x = jax.vmap(crop)(rows.ravel(), first.ravel()).reshape(*rows.shape, config.crop, leads)
     return _normalised(arrays, x), arrays["y"][rows]

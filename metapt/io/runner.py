@@ -177,13 +177,20 @@ def _chunks(arm: Arm, done: int) -> Iterator[tuple[Phase, range, bool]]:
     size = max(1, math.ceil(total / CHUNKS))
     first, judge_at = 0, size
     for phase in arm.phases:
-        for begin in range(first, first + phase.steps, size):
-            end = min(begin + size, first + phase.steps)
+        piece = _piece(phase.steps, size)
+        for begin in range(first, first + phase.steps, piece):
+            end = min(begin + piece, first + phase.steps)
             judged = end >= judge_at or end == total
             judge_at = end + size if judged else judge_at
             if end > done:
                 yield phase, range(begin, end), judged
         first += phase.steps
+
+
+def _piece(steps: int, most: int) -> int:
+    """The largest divisor of `steps` up to `most`, as pieces of one length share a program; `most` if that is too small."""
+    divisor = max(n for n in range(1, most + 1) if steps % n == 0)
+    return divisor if 3 * divisor >= most else most
 
 
 def _rows(arm: str, numbers: range, info: PyTree) -> Iterator[dict[str, Any]]:
