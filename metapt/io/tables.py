@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,9 +13,12 @@ def print_result(result: Mapping[str, Any]) -> None:
     against = {row["a"]: row for row in result["comparisons"]}
     baseline = result["comparisons"][0]["b"] if result["comparisons"] else None
     direction = "higher" if result["higher_is_better"] else "lower"
-    table = Table(title=f"{result['name']}: {result['metric']} ({direction} is better)", title_justify="left")
+    table = Table(
+        title=f"{result['name']}: {result['metric']} ({direction} is better)", title_justify="left", box=SIMPLE_HEAD
+    )
     for heading in ("arm", "mean", "std. error", f"minus {baseline}", "std. error", "p (paired t)"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+        first = heading == "arm"
+        table.add_column(heading, justify="left" if first else "right", no_wrap=first, overflow="fold")
     for name, arm in result["arms"].items():
         row = against.get(name)
         cells = (_signed(row["difference"]), _number(row["stderr"]), _p_value(row["p_value"])) if row else ("", "", "")
@@ -22,7 +26,7 @@ def print_result(result: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table)
     for name, value in result["meta"].items():
-        console.print(f"{name}: {_figure(value)}", highlight=False)
+        console.print(f"{name}: {'in result.json' if _depth(value) > 2 else _figure(value)}", highlight=False)
     if result["skipped_updates"]:
         console.print(
             f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False
@@ -40,6 +44,11 @@ def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
         cells = (result["arms"].get(arm) for result in results.values())
         table.add_row(arm, *(f"{_number(c['mean'])} ± {_number(c['stderr'])}" if c else "-" for c in cells))
     Console().print(table)
+
+
+def _depth(value: Any) -> int:
+    """How many mappings are one in the other."""
+    return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, Mapping) else 0
 
 
 def _figure(value: Any) -> str:
