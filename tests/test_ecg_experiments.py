@@ -17,13 +17,14 @@ SIZES = {
     "sizes": (20, 40),
     "seen": (10, 20),
     "monitor": 30,
-    "widths": (4, 4),
+    "widths": (4,),
     "kernel": 3,
     "crop": 64,
     "batch": 8,
     "outer_steps": 4,
     "warm_up": 1,
     "pretrain_steps": 2,
+    "finetune_steps": 1,
     "warp_width": 2,
     "warp_kernel": 3,
     "warp_layers": 2,
@@ -119,7 +120,7 @@ def test_the_score_is_that_of_plain_logistic_regression():
     arm = experiment.arms[0]
     encoder = arm.export(arm.init(jax.random.key(0), arrays, {}))["encoder"]
     area = experiment.evaluate(encoder, arrays, test, jax.random.key(1))
-    model = models.resnet1d(12, (4, 4), 1, 3)
+    model = models.resnet1d(12, (4,), 1, 3)
 
     def features(signals):
         x = jnp.asarray(signals * arrays["unit"] - arrays["mean"])
