@@ -13,9 +13,9 @@ from metapt import data, hypergrad, objectives, solvers, stages
 from metapt.io import stats
 from metapt.io.cost import Cost
 from metapt.io.experiment import Arm, Experiment, Outcome
-from metapt.types import Batches, Fit, Model, Stage, StageState
+from metapt.types import Batches, Model, Rule, Stage, StageState
 
-Rule = Literal["unroll", "implicit"]
+RuleName = Literal["unroll", "implicit"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def stack(runs: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
 
 
-def rule_and_price(rule: Rule, neumann_terms: int, cost: Cost) -> tuple[Callable[[Stage], Fit], int]:
+def rule_and_price(rule: RuleName, neumann_terms: int, cost: Cost) -> tuple[Rule, int]:
     """How pre-training is differentiated, and the gradient evaluations of an outer step that is."""
     if rule == "unroll":
         return hypergrad.unroll, cost.unrolled

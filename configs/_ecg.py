@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import Rule, Steps, stack, train
+from _common import RuleName, Steps, stack, train
 
 from metapt import data, models, objectives, stages
 from metapt.io.configs import check_numbers
@@ -65,7 +65,7 @@ class EcgConfig(Steps):
     """Magnitude in the arm simclr_tuned_warp, chosen by hand."""
     also: tuple[View, ...] = ("mask", "noise", "dropout")
     """Further views whose strength is learned; mask and noise are as in the paper if they are not, the others absent."""
-    rule: Rule = "implicit"
+    rule: RuleName = "implicit"
     """How pre-training is differentiated: implicitly as in the paper, or through the P steps of an outer step."""
     neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first."""
@@ -92,6 +92,8 @@ def arrays_of(config: EcgConfig, ecg: data.Ecg):
     parts = data.fold_split(ecg.fold, ecg.patient)
     pool, most = parts["pretrain"], max(config.sizes)
     scale = data.global_scale(ecg, pool)
+    if config.crop > ecg.signals.shape[1]:
+        raise ValueError(f"crop={config.crop} must be at most the {ecg.signals.shape[1]} samples of a record")
     signals, test = ecg.signals[pool], {"signals": ecg.signals[parts["test"]], "y": ecg.y[parts["test"]]}
     runs = []
     for seen in config.seen:

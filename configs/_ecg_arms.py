@@ -24,6 +24,8 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
     features = config.widths[-1]
     view, others = _view(config)
     network = models.warp_network(len(data.LEADS), config.warp_width, config.warp_kernel, config.warp_layers)
+    crop = jax.ShapeDtypeStruct((1, config.crop, len(data.LEADS)), jnp.float32)
+    jax.eval_shape(lambda x: network.apply(network.init(jax.random.key(0)), x), crop)  # refuses a short crop now
     learned = meta.named(warp=meta.warp_strength(network, config.start), **others)
     steps, cost = schedule(config), Cost(config.pretrain_steps, config.finetune_steps)
     rule, price = rule_and_price(config.rule, config.neumann_terms, cost)

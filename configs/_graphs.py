@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT, Rule, Steps, by_level, rule_and_price, schedule, train
+from _common import REPORT, RuleName, Steps, by_level, rule_and_price, schedule, train
 
 from metapt import data, meta, models, objectives, recipes, stages
 from metapt.io import arms, plots
@@ -31,7 +31,7 @@ class GraphConfig(Steps):
     """Outer steps, warm-up included."""
     warm_up: int = 10
     """Outer steps before learning begins."""
-    rule: Rule = "unroll"
+    rule: RuleName = "unroll"
     """How pre-training is differentiated: through the P steps of an outer step, or implicitly as in the paper."""
     neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first: none, as the curvature is often negative here."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from _common import Rule
+from _common import RuleName
 from _graph_sets import GraphSetConfig, Labelled, graph_sets
 from _graphs import graph_experiment
 
@@ -39,7 +39,7 @@ class Config(GraphSetConfig):
     """Outer steps before learning begins."""
     pretrain_steps: int = 10
     """P, pre-training steps of an outer step."""
-    rule: Rule = "implicit"
+    rule: RuleName = "implicit"
     """How pre-training is differentiated: through the P steps of an outer step, or implicitly as in the paper."""
     neumann_terms: int = 1
     """Terms of the inverse-Hessian series beyond the first."""

@@ -155,6 +155,13 @@ def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: 
     _report(result, folder, quiet)
 
 
+def _keep_compiled() -> None:
+    """Compiled programs are kept for the next run, unless JAX was told where already (JAX_COMPILATION_CACHE_DIR)."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "metapt" / "xla"))
+
+
 def _report(result: dict[str, Any], folder: RunFolder, quiet: bool) -> None:
     if not quiet:
         tables.print_result(result)
@@ -203,13 +210,6 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
-
-
-def _keep_compiled() -> None:
-    """Compiled programs are kept for the next run, unless JAX was told where already (JAX_COMPILATION_CACHE_DIR)."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "metapt" / "xla"))
 
 
 def _say_choices() -> None:

@@ -8,9 +8,8 @@ import optax
 from jax import Array, lax
 
 from metapt.stages import depends, move
-from metapt.types import Fit, PyTree, SolveInfo, Stage, StageInfo, StageState
+from metapt.types import Fit, PyTree, Rule, SolveInfo, Stage, StageInfo, StageState
 
-Rule = Callable[[Stage], Fit]
 _AT_REST = "where training comes to rest does not depend on it; use unroll or forward"
 _NOWHERE = "neither the gradient of the objective nor the optimizer depends on it; no rule sees it"
 
