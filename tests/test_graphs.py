@@ -308,15 +308,8 @@ def test_hypergradient_of_task_weights_reaches_through_fine_tuning_on_graphs(tra
     def loss(step):
         """Of fine-tuning from an encoder a little off, as `transfer` passes it on."""
         params = jax.tree.map(lambda p, d: p + step * d, state.pretrain.params, direction)
-        if transfer == "head":
-            start, context = state.finetune._replace(extra=state.pretrain.extra), params["encoder"]
-        else:
-            both = {**state.finetune.params, "encoder": params["encoder"]}
-            start, context = state.finetune._replace(params=both, extra=state.pretrain.extra), None
-        tuned, _ = stages.trainer(pieces.finetune)(
-            start, context, batches.finetune, jax.random.split(jax.random.key(2), 3)
-        )
-        return pieces.finetune.objective(tuned.params, context, tuned.extra, batches.validation, jax.random.key(3))[0]
+        pretrained = state.pretrain._replace(params=params)
+        return pieces.algorithm.downstream(pretrained, state.finetune, None, batches, jax.random.key(2))
 
     slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
     np.testing.assert_allclose(jax.grad(loss)(0.0), slope, rtol=1e-6)

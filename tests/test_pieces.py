@@ -1,5 +1,6 @@
 """Data, models, objectives, meta-parameters: each against a number."""
 
+import chex
 import equinox
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,28 @@ def test_softmax_weights_keep_their_total():
     np.testing.assert_allclose(meta.softmax_weights(7, total=2.5).constrain(phi).sum(), 2.5, rtol=1e-12)
     with pytest.raises(ValueError, match="total=0"):
         meta.softmax_weights(7, total=0)
+
+
+def test_a_head_on_encoded_batches_is_the_head_on_its_encoder(key):
+    """Values and derivatives, and passes over two batches are as many batches."""
+    encoder, head = models.mlp(4, (5, 3)), models.linear(3, 2)
+    encode = objectives.whole(encoder)
+    inside = Stage(objectives.cross_entropy(objectives.on_features(encoder, head)), optax.sgd(0.3, momentum=0.9))
+    outside = Stage(objectives.cross_entropy(objectives.whole(head)), inside.optimizer)
+    batches = jax.random.normal(key, (2, 6, 4)), jax.random.randint(key, (2, 6), 0, 2)
+    state = stages.start(inside, head.init(key))
+
+    def loss(fit, batches):
+        tuned = lambda params: fit(state, params, batches, key)[0].params
+        return jax.value_and_grad(lambda params: optax.tree.norm(tuned(params), squared=True))(encoder.init(key))
+
+    thrice = jax.tree.map(lambda a: jnp.concatenate([a] * 3), batches)
+    expected = loss(hypergrad.unroll(inside), thrice)
+    found = loss(stages.on_encoded(hypergrad.unroll(outside), encode, passes=3), batches)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+    assert optax.tree.norm(expected[1]) > 1e-3
+    with pytest.raises(ValueError, match="on_encoded: passes=0 must be at least 1"):
+        stages.on_encoded(hypergrad.unroll(outside), encode, passes=0)
 
 
 def test_weighted_tasks_is_linear_in_the_weights():

@@ -66,11 +66,12 @@ def same_classes(
     pretrain = Stage(objective, pretrain_optimizer)
     finetune = Stage(cross_entropy(whole(model)), finetune_optimizer)
     pretrain_fit = rule(pretrain)
-    made = _by_gradient(
+    made = meta_pretraining(
         pretrain_fit,
-        finetune,
-        meta_optimizer,
-        constrain=constrain,
+        unroll(finetune),
+        finetune.objective,
+        by_gradient(meta_optimizer),
+        constrain,
         transfer=stages.transfer_all,
         warm_start=False,
         **algorithm,
@@ -98,6 +99,7 @@ def new_head(
     warm_start: bool = False,
     loss: Callable[[Predict], Objective] = cross_entropy,
     transfer: Literal["head", "network"] = "head",
+    passes: int = 1,
     **algorithm: Any,
 ) -> Pieces:
     """Pre-trains `encoder` under a head of its own, fine-tunes a linear head on its features, learns `meta`.
@@ -116,34 +118,41 @@ def new_head(
             features (on the digits, weights that separate real from noise tasks became hardly better than chance).
         loss: of fine-tuning: `cross_entropy`, `binary_tasks` or, where 1s are rare, `balanced_tasks`.
         transfer: what fine-tuning trains inside meta-learning: the `"head"`, as in the paper, or the whole `"network"`.
+        passes: of fine-tuning over its batches: K is `passes` times their number. The head alone is trained on features
+            that are found once, so further passes are about free.
         algorithm: further arguments of `meta_pretraining`, for example `differentiate=central_differences(5.0)`.
     """
     if transfer not in ("head", "network"):
         raise ValueError(f"transfer={transfer!r} must be 'head' or 'network', what fine-tuning trains")
+    if transfer == "network" and passes != 1:
+        raise ValueError(
+            f"passes={passes} needs transfer='head'; give more batches (K) to fine-tune the network for longer"
+        )
     pretrain_model = with_head(encoder, head)
     new = linear(features, classes, zero=True)
     finetune_model = with_head(encoder, new)
-    of_head = transfer == "head"
     pretrain = Stage(objective(whole(pretrain_model)), pretrain_optimizer)
-    predict = on_features(encoder, new) if of_head else whole(finetune_model, mode="frozen")
-    finetune = Stage(loss(predict), finetune_optimizer)
+    if transfer == "head":
+        tuned, predict, carry = new, on_features(encoder, new), stages.transfer_features
+        finetune = Stage(loss(whole(new)), finetune_optimizer)
+        finetune_fit = stages.on_encoded(unroll(finetune), whole(encoder, mode="running"), passes)
+    else:
+        tuned, predict, carry = finetune_model, whole(finetune_model, mode="frozen"), stages.transfer_encoder
+        finetune = Stage(loss(predict), finetune_optimizer)
+        finetune_fit = unroll(finetune)
     pretrain_fit = rule(pretrain)
-    made = _by_gradient(
+    made = meta_pretraining(
         pretrain_fit,
-        finetune,
-        meta_optimizer,
-        constrain=meta.constrain,
-        transfer=stages.with_extra(stages.transfer_features if of_head else stages.transfer_encoder),
-        warm_start=warm_start,
+        finetune_fit,
+        loss(predict),
+        by_gradient(meta_optimizer),
+        meta.constrain,
+        stages.with_extra(carry),
+        warm_start,
         **algorithm,
     )
     start_pretrain = lambda key: stages.start_model(pretrain, pretrain_model, key)
-    start_finetune = lambda key: stages.start_model(finetune, new if of_head else finetune_model, key)
+    start_finetune = lambda key: stages.start_model(finetune, tuned, key)
     return Pieces(
         made, pretrain_model, finetune_model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune
     )
-
-
-def _by_gradient(pretrain: Fit, finetune: Stage, optimizer: optax.GradientTransformation, **how: Any) -> Algorithm:
-    """The algorithm that unrolls `finetune`, validates on its objective, and moves phi by `optimizer`."""
-    return meta_pretraining(pretrain, unroll(finetune), finetune.objective, by_gradient(optimizer), **how)

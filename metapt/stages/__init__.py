@@ -2,6 +2,7 @@
 
 from metapt.stages import loop
 from metapt.stages.check import assert_differentiable, assert_responsive, depends
+from metapt.stages.features import on_encoded
 from metapt.stages.stage import move, start, start_model, step, step_keys, trainer
 from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
 
@@ -11,6 +12,7 @@ __all__ = [
     "depends",
     "loop",
     "move",
+    "on_encoded",
     "start",
     "start_model",
     "step",
