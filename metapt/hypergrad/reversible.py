@@ -117,7 +117,9 @@ def _in_phase(phase, optimizer, state: StageState, gradient: PyTree = None, **ex
 
 
 def _kept_apart(objective: Objective) -> Objective:
-    return lambda params, *rest: objective(lax.optimization_barrier(params), *rest)
+    return lambda params, context, extra, batch, key: objective(
+        lax.optimization_barrier(params), context, extra, batch, key
+    )
 
 
 def _assert_reversible(optimizer: optax.GradientTransformation) -> None:

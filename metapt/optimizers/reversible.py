@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,42 +54,16 @@ def reversible_sgd(
         >>> for _ in range(3):
         ...     updates, state = optimizer.update(params, state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> params.round(3).tolist()
-        [0.58, -1.16]
+        >>> print(params.round(3))  # 1, 0.9, 0.76, 0.614
+        [ 0.614 -1.228]
     """
-    ratio = Fraction(momentum).limit_denominator(1000) if 0 < momentum < 1 else Fraction(0)
-    if not 0 < ratio < 1 or abs(ratio - Fraction(momentum)) > 1e-9:
-        raise ValueError(
-            f"reversible_sgd: momentum={momentum} must be a fraction between 0 and 1 with a denominator up to 1000, for example "
-            "0.9 (without momentum a step forgets its gradient and can't be taken back; use unroll)"
-        )
+    n, d = _fraction(momentum)
     for name, value, least in (("steps", steps, 1), ("limit", limit, 2.0**-100)):
         if not value >= least:
             raise ValueError(f"reversible_sgd: {name}={value} must be at least {least}")
-    n, d = ratio.numerator, ratio.denominator
     span = _steps_a_word(n, d)
     words = (steps + span - 2) // span + 1  # as many as a run that begins anywhere can touch
-
-    def grid(x: Array) -> float:
-        return 2.0 ** (math.ceil(math.log2(limit)) - jnp.finfo(x.dtype).nmant - 1)
-
-    def snap(x: Array) -> Array:
-        return jnp.round(x / grid(x)) * grid(x)
-
-    def units(x: Array) -> Array:
-        return (x / grid(x)).astype(jnp.int64 if x.dtype == jnp.float64 else jnp.int32)
-
-    def moves(velocity: PyTree, count: Array) -> PyTree:
-        rate = learning_rate(count) if callable(learning_rate) else learning_rate
-        smooth = jax.tree.map(lambda v: -jnp.asarray(rate, v.dtype) * v, velocity)
-        return jax.tree.map(lambda x: _with_slope_of(x, snap(x)), smooth)
-
-    def divided(v: Array, digits: Array, by: int, times: int) -> tuple[Array, Array]:
-        """`v times / by` on the grid: the remainder goes onto the digits, whose lowest fills the gap. Swapped, its inverse."""
-        k = units(v)
-        digits = digits * jnp.uint32(by) + (k % by).astype(jnp.uint32)
-        k = k // by * times + (digits % times).astype(k.dtype)
-        return k.astype(v.dtype) * grid(v), digits // times
+    snap = lambda x: jnp.round(x / _grid(x, limit)) * _grid(x, limit)
 
     def init(params: PyTree) -> ReversibleState:
         for leaf in jax.tree.leaves(params):
@@ -100,21 +74,21 @@ def reversible_sgd(
         zeros = lambda leaf: jnp.zeros((words, *jnp.shape(leaf)), jnp.uint32)
         return ReversibleState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), jax.tree.map(zeros, params))
 
-    def through(
-        velocity: PyTree, remainders: PyTree, count: Array, by: int, times: int, blank
-    ) -> tuple[PyTree, PyTree]:
-        """All velocities by `divided`, with the word of digits that belongs to a step."""
-        at = count // span % words
-        leaves, structure = jax.tree.flatten(velocity)
-        stacks = jax.tree.leaves(remainders)
-        pairs = [
-            divided(v, jnp.where(blank, jnp.uint32(0), stack[at]), by, times)
-            for v, stack in zip(leaves, stacks, strict=True)
-        ]
-        kept = [stack.at[at].set(digits) for stack, (_, digits) in zip(stacks, pairs, strict=True)]
-        return structure.unflatten([v for v, _ in pairs]), structure.unflatten(kept)
+    def moves(velocity: PyTree, count: Array) -> PyTree:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        smooth = jax.tree.map(lambda v: -jnp.asarray(rate, v.dtype) * v, velocity)
+        return jax.tree.map(lambda x: _with_slope_of(x, snap(x)), smooth)
 
-    def update(gradient, state, params=None, *, phase: Phase = "step", run: int = 0, **_):
+    def scaled(velocity: PyTree, stacks: PyTree, step: Array, fresh: Any, times: int, by: int) -> tuple[PyTree, PyTree]:
+        """`times / by` the velocity, with the word of digits that belongs to the step."""
+        at = step // span % words
+        old = jax.tree.map(lambda stack: jnp.where(fresh, jnp.uint32(0), stack[at]), stacks)
+        pairs = jax.tree.map(lambda v, digits: _scaled(v, digits, _grid(v, limit), times, by), velocity, old)
+        velocity, new = jax.tree.transpose(jax.tree.structure(velocity), jax.tree.structure((0, 0)), pairs)
+        return velocity, jax.tree.map(lambda stack, digits: stack.at[at].set(digits), stacks, new)
+
+    def update(updates, state, params=None, *, phase: Phase = "step", run: int = 0, **extra_args):
+        """A step; or, for a run of so many, its start on the grid, and a step's two halves taken back (the gradient between)."""
         count, velocity, remainders = state
         if phase == "start":
             if run > steps:
@@ -123,15 +97,23 @@ def reversible_sgd(
         if phase == "undo_move":
             return optax.tree.scale(-1, moves(velocity, count - 1)), state
         if phase == "undo_momentum":
-            decayed = jax.tree.map(lambda v, g: v - snap(g), velocity, gradient)
-            velocity, remainders = through(decayed, remainders, count - 1, n, d, False)
-            return gradient, ReversibleState(count - 1, velocity, remainders)
-        decayed, remainders = through(velocity, remainders, count, d, n, count % span == 0)
-        smooth = jax.tree.map(lambda v, g: jnp.asarray(momentum, v.dtype) * v + g, velocity, gradient)
-        velocity = jax.tree.map(lambda x, v, g: _with_slope_of(x, v + snap(g)), smooth, decayed, gradient)
+            decayed = jax.tree.map(lambda v, g: v - snap(g), velocity, updates)
+            velocity, remainders = scaled(decayed, remainders, count - 1, False, d, n)
+            return updates, ReversibleState(count - 1, velocity, remainders)
+        decayed, remainders = scaled(velocity, remainders, count, count % span == 0, n, d)
+        smooth = jax.tree.map(lambda v, g: jnp.asarray(momentum, v.dtype) * v + g, velocity, updates)
+        velocity = jax.tree.map(lambda x, v, g: _with_slope_of(x, v + snap(g)), smooth, decayed, updates)
         return moves(velocity, count), ReversibleState(count + 1, velocity, remainders)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scaled(v: Array, digits: Array, grid: float, times: int, by: int) -> tuple[Array, Array]:
+    """`v times / by` on the grid: the remainder goes onto the digits, and their lowest fills the gap. Swapped, its inverse."""
+    k = (v / grid).astype(jnp.int64 if v.dtype == jnp.float64 else jnp.int32)
+    digits = digits * jnp.uint32(by) + (k % by).astype(jnp.uint32)
+    k = k // by * times + (digits % times).astype(k.dtype)
+    return k.astype(v.dtype) * grid, digits // times
 
 
 @jax.custom_jvp
@@ -143,6 +125,21 @@ def _with_slope_of(smooth: Array, value: Array) -> Array:
 @_with_slope_of.defjvp
 def _(primals, tangents):
     return primals[1], tangents[0]
+
+
+def _grid(x: Array, limit: float) -> float:
+    """The distance of neighbours, a power of two: all its multiples up to the limit are floating-point numbers."""
+    return 2.0 ** (math.ceil(math.log2(limit)) - int(jnp.finfo(x.dtype).nmant) - 1)
+
+
+def _fraction(momentum: float) -> tuple[int, int]:
+    ratio = Fraction(momentum).limit_denominator(1000) if 0 < momentum < 1 else Fraction(0)
+    if not 0 < ratio < 1 or abs(ratio - Fraction(momentum)) > 1e-9:
+        raise ValueError(
+            f"reversible_sgd: momentum={momentum} must be a fraction between 0 and 1 with a denominator up to 1000, for example "
+            "0.9 (without momentum a step forgets its gradient and can't be taken back; use unroll)"
+        )
+    return ratio.numerator, ratio.denominator
 
 
 def _steps_a_word(n: int, d: int) -> int:
