@@ -81,7 +81,7 @@ def test_the_closed_form_of_momentum_on_a_quadratic():
 @pytest.mark.parametrize(("momentum", "dtype"), [(0.5, jnp.float32), (0.9, jnp.float32), (0.99, jnp.float64)])
 def test_steps_are_taken_back_bit_for_bit_from_anywhere(momentum, dtype):
     """On the optimizer alone, gradients at random; the run is as long as the stack allows and begins amid a word of digits."""
-    before, run = 150, 2000
+    before, run = 860, 1000
     rate, n = 0.2 * (1 - momentum), Fraction(momentum).limit_denominator(100).numerator
     optimizer, exact = reversible_sgd(rate, momentum, steps=run), optax.sgd(rate, momentum)
     slope = lambda params, n: jnp.cos(7 * params) + 0.3 * jnp.sin(n**2).astype(dtype)
