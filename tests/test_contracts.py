@@ -67,6 +67,8 @@ OPTIMIZERS = {
 def test_every_public_part_is_in_a_table():
     whole_step = {"central_differences", "forward"}  # in test_whole_step.py
     whole_step |= {"Particles", "PersistentEvolution", "evolution", "persistent_evolution"}  # in test_evolution.py
+    whole_step |= {"ShiftingInfo", "Trajectories", "TrajectoryShifting", "trajectory_shifting"}  # in test_shifting.py
+    whole_step |= {"reversible"}  # wants its own optimizer: in test_reversible.py
     plans = {"UnrollPlan", "plan_unroll"}  # in test_plan.py
     assert set(hypergrad.__all__) - whole_step - plans - {"by_leaf", "cut_paths", "linearized"} == set(RULES)
     assert set(solvers.__all__) - {"largest_eigenvalue", "relative"} == set(SOLVERS)

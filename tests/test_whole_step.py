@@ -62,6 +62,20 @@ def test_forward_equals_reverse_equals_differences_for_any_setting_of_an_optimiz
     chex.assert_trees_all_close(differences, reverse, rtol=1e-7)
 
 
+def test_the_error_of_central_differences_falls_with_the_square_of_the_step_and_rises_with_its_inverse():
+    """A sixth of the third derivative times h^2 where the series is cut; eps / h where values are rounded."""
+    stage, context = _learned(lambda c: optax.sgd(c["rate"])), {"rate": 0.2, "target": C}
+    end = jax.jit(lambda c: _end(stage, hypergrad.unroll, 7)(c).params)
+    exact = jax.grad(end)(context)["rate"]
+    widths = 10.0 ** -np.arange(1, 14)
+    errors = np.array([abs(hypergrad.central_differences(h)(end)(context)["rate"] - exact) for h in widths])
+    third = 7 * 6 * 5 * H**3 * (1 - 0.2 * H) ** 4 * (START - C) / 6
+    np.testing.assert_allclose(errors[1:4], third * widths[1:4] ** 2, rtol=0.05)
+    eps = np.finfo(float).eps
+    assert (errors[7:] < 20 * eps * START / widths[7:]).all() and errors[-1] > 100 * errors.min()
+    assert 1e-7 <= widths[errors.argmin()] <= 1e-4  # about the cube root of eps
+
+
 def test_a_learning_rate_is_learned():
     """With rate 1 / h one step arrives: Algorithm 1 finds it, differentiating forwards."""
     pretrain = _learned(lambda c: optax.sgd(c["rate"]), {"rate": 0.1, "target": 0.0})

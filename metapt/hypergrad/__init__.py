@@ -10,11 +10,16 @@ from metapt.hypergrad.forward import forward
 from metapt.hypergrad.implicit import implicit
 from metapt.hypergrad.plan import UnrollPlan, plan_unroll
 from metapt.hypergrad.proximal import proximal
+from metapt.hypergrad.reversible import reversible
+from metapt.hypergrad.shifting import ShiftingInfo, Trajectories, TrajectoryShifting, trajectory_shifting
 from metapt.hypergrad.unroll import first_order, truncate, unroll
 
 __all__ = [
     "Particles",
     "PersistentEvolution",
+    "ShiftingInfo",
+    "Trajectories",
+    "TrajectoryShifting",
     "UnrollPlan",
     "by_leaf",
     "central_differences",
@@ -29,6 +34,8 @@ __all__ = [
     "persistent_evolution",
     "plan_unroll",
     "proximal",
+    "reversible",
+    "trajectory_shifting",
     "truncate",
     "unroll",
 ]

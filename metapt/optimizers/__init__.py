@@ -2,5 +2,6 @@
 
 from metapt.optimizers.context import from_context
 from metapt.optimizers.pcgrad import merge, pcgrad, replicate
+from metapt.optimizers.reversible import ReversibleState, reversible_sgd
 
-__all__ = ["from_context", "merge", "pcgrad", "replicate"]
+__all__ = ["ReversibleState", "from_context", "merge", "pcgrad", "replicate", "reversible_sgd"]
