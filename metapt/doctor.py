@@ -125,7 +125,8 @@ def check_hypergradient(
         pretrain=first(batches.pretrain, pretrain_steps), finetune=first(batches.finetune, finetune_steps)
     )
     algorithm = compose(unroll)
-    problem = _widest(algorithm, (state.phi, SolveInfo.blank(), state._replace(solution=None), batches, key))
+    blank = SolveInfo.blank(), jax.tree.map(jnp.zeros_like, state.phi)
+    problem = _widest(algorithm, (state.phi, *blank, state._replace(solution=None), batches, key))
     rows: list[RuleCheck] = []
     exact, nan = None, np.nan
     for name, candidate in (EXACT | dict(RULES if rules is None else rules)).items():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
@@ -68,7 +69,7 @@ def with_adjoint(stage: Stage, adjoint: Adjoint, loop: Loop, batches: int = 1) -
         context_bar, found = adjoint(end, v, report.solution)
         if found.solution is None:  # a rule that starts every solve at zero
             found = found._replace(solution=optax.tree.zeros_like(report.solution))
-        return context_bar, None, jax.tree.map(lambda new, slot: new.astype(slot.dtype), found, report)
+        return context_bar, None, jax.tree.map(lambda new, slot: jnp.asarray(new, slot.dtype), found, report)
 
     trained.defvjp(forward, backward)
     return fit

@@ -1,10 +1,13 @@
 """The derivative of a trained solution by the implicit function theorem: no step of training is remembered."""
 
+import jax
 import optax
+from jax import Array
 
 from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
-from metapt.hypergrad.curvature import hessian_product, mixed_product
+from metapt.hypergrad.curvature import hessian_product, mixed_products
 from metapt.solvers.neumann import neumann
+from metapt.solvers.solver import inner
 from metapt.stages import loop as loops
 from metapt.types import Fit, Loop, Objective, PyTree, Solve, SolveInfo, Stage
 
@@ -64,6 +67,13 @@ def implicit(
         curved = loss if curvature is None else last_loss(curvature, end)
         hessian, b = hessian_product(curved, params, end.context), optax.tree.scale(-1.0, v)
         x, report = solve(hessian, b) if start is None else solve(hessian, b, start)
-        return mixed_product(loss, params, end.context, x), report._replace(solution=None if start is None else x)
+        found, cheap = mixed_products(loss, params, end.context, x, b)
+        return found, report._replace(solution=None if start is None else x, agreement=_cosine(found, cheap))
 
     return with_adjoint(stage, adjoint, loop, batches)
+
+
+def _cosine(one: PyTree, other: PyTree) -> Array:
+    """Of the angle between two trees; NaN if one is zero. Integers have no derivative and are left out."""
+    a, b = ([leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != jax.dtypes.float0] for tree in (one, other))
+    return inner(a, b) / (optax.tree.norm(a) * optax.tree.norm(b))
