@@ -77,8 +77,8 @@ class HypergradientCheck(NamedTuple):
             yield line(row.rule, number(row.relative_error), *figures, memory)
             yield textwrap.fill(row.advice, 80, initial_indent="    ", subsequent_indent="    ")
 
-        heading = "rule", "rel.error", "cosine", "residual", "seconds", "MB"
-        return "\n".join([line(*heading), *(part for row in self.rows for part in lines(row)), _LEGEND])
+        heading = line("rule", "rel.error", "cosine", "residual", "seconds", "MB")
+        return "\n".join([heading, *(part for row in self.rows for part in lines(row)), _LEGEND])
 
 
 def check_hypergradient(
@@ -187,8 +187,7 @@ def _measure(candidate: Candidate, compose, problem: tuple) -> tuple[PyTree, Sol
 
 def _compared(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Relative error and cosine of two vectors; 0 and NaN for two zeros."""
-    size, length = np.linalg.norm(truth), np.linalg.norm(found)
-    off = np.linalg.norm(found - truth)
+    size, length, off = map(np.linalg.norm, (truth, found, found - truth))
     error = off / size if size else (np.inf if off else 0.0)
     return float(error), float(found @ truth / (size * length)) if size * length else np.nan
 
@@ -259,9 +258,8 @@ def _advice(gradient: PyTree, exact: PyTree, error: float, cosine: float, report
     both = zip(_leaves(gradient), _leaves(exact), strict=True)
     unseen = [name for (name, g), (_, e) in both if e.any() and not g.any()]
     if unseen:
-        why = "it acts outside the steps that this rule differentiates"
-        if report.solves:
-            why = "a point of rest knows nothing of the start, of extra and, under implicit, of the optimizer"
+        rest = "a point of rest knows nothing of the start, of extra and, under implicit, of the optimizer"
+        why = rest if report.solves else "it acts outside the steps that this rule differentiates"
         return f"zero in {_names(unseen)}, unlike the exact one: {why}"
     if error == 0 and np.isnan(cosine):
         return "zero, as the exact one is"
