@@ -121,7 +121,7 @@ def reports(infos: Mapping[str, Sequence[Sequence[float | None]]], panels: Mappi
             values = np.where(solved | (not name.startswith("report.")), values, np.nan)
             steps = np.flatnonzero(~np.isnan(values).all(1))
             known = values[steps]
-            axes.plot(steps, np.nanmedian(known, 1), style, color=color, linewidth=1, label=name)
+            axes.plot(steps, np.nanmedian(known, 1), style, color=color, linewidth=1, label=name.removesuffix("_norm"))
             axes.fill_between(steps, np.nanmin(known, 1), np.nanmax(known, 1), color=color, alpha=0.2, linewidth=0)
         if len(names) > 1:
             axes.legend(fontsize=7, frameon=False)
