@@ -157,9 +157,11 @@ def _repeat(tree: Any, steps: int) -> Any:
 
 
 REPORT = {  # panels of `plots.reports`
-    "validation_loss": "validation loss",
-    "hypergradient_norm": "norm of the\nhypergradient",
-    "report.residual": "solve: relative\nresidual",
-    "report.contraction": "solve: contraction\na term",
-    "report.negative_curvature": "solve: negative\ncurvature met",
+    "validation loss": ("validation_loss",),
+    "norm of the\nhypergradient": ("hypergradient_norm", "indirect_norm", "direct_norm"),
+    "pre-training:\nstationarity gap": ("stationarity_gap",),
+    "cosine with the\ncheap rule": ("report.agreement",),
+    "solve: relative\nresidual": ("report.residual",),
+    "solve: contraction\na term": ("report.contraction",),
+    "solve: negative\ncurvature met": ("report.negative_curvature",),
 }

@@ -12,19 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from metapt.stages import loop as loops, transfer_encoder
-from metapt.types import (
-    Batches,
-    Fit,
-    Loop,
-    Objective,
-    PyTree,
-    SolveInfo,
-    StageInfo,
-    StageState,
-    Transfer,
-    Update,
-)
+from metapt.stages import loop as loops, stationarity_gap, transfer_encoder
+from metapt.types import Batches, Fit, Loop, Objective, PyTree, SolveInfo, StageInfo, StageState, Transfer, Update
 
 
 class AlgorithmState(NamedTuple):
@@ -43,7 +32,10 @@ class AlgorithmInfo(NamedTuple):
     pretrain: StageInfo  # [P]
     finetune: StageInfo  # [K]
     validation_loss: Array  # after fine-tuning; what the meta-parameters minimise
-    hypergradient_norm: Array
+    stationarity_gap: Array  # how far from rest pre-training is; `implicit` is exact at 0
+    hypergradient_norm: Array  # NaN in a warm-up, which computes none
+    indirect_norm: Array  # of its part by way of the pre-trained parameters
+    direct_norm: Array  # of the rest: what `transfer` passes on. NaN for both if a stand-in for `jax.grad` was taken
     report: SolveInfo  # how far to trust the hypergradient
     skipped: Array  # True: the hypergradient was not finite and moved nothing
 
@@ -56,8 +48,9 @@ class Algorithm(NamedTuple):
     warm_up: Callable[[AlgorithmState, Batches, Array], tuple[AlgorithmState, AlgorithmInfo]]  # `step`, phi at rest
     # (pretrained, finetune, meta-parameters, batches, key) -> validation loss: the flow after pre-training
     downstream: Callable[[StageState, StageState, PyTree, Batches, Array], Array]
-    # (phi, report, state, batches, key) -> (validation loss, what was trained): what `step` differentiates
-    meta_loss: Callable[[PyTree, SolveInfo, AlgorithmState, Batches, Array], tuple[Array, PyTree]]
+    # (phi, report, shift, state, batches, key) -> (validation loss, what was trained): what `step` differentiates. `shift`
+    # is a tree of zeros, added to the phi that `transfer` sees: the derivative in it is the direct part of that in phi
+    meta_loss: Callable[[PyTree, SolveInfo, PyTree, AlgorithmState, Batches, Array], tuple[Array, PyTree]]
 
 
 def meta_pretraining(
@@ -96,27 +89,30 @@ def meta_pretraining(
         loss, _ = validate(fine.params, context, fine.extra, batches.validation, keys[1])
         return loss, fine, info
 
-    def meta_loss(phi: PyTree, report: SolveInfo, state: AlgorithmState, batches: Batches, key: Array):
+    def meta_loss(phi: PyTree, report: SolveInfo, shift: PyTree, state: AlgorithmState, batches: Batches, key: Array):
         pretrain_key, *keys = jax.random.split(key, 3)
-        meta = constrain(phi)
-        pre, pre_info = pretrain(state.pretrain, meta, batches.pretrain, pretrain_key, report)  # P steps
+        pre, pre_info = pretrain(state.pretrain, constrain(phi), batches.pretrain, pretrain_key, report)  # P steps
+        meta = constrain(optax.tree.add(phi, shift))
         loss, fine, fine_info = fine_tune(pre, state.finetune, meta, batches, keys)
-        return loss, (pre, fine if warm_start else state.finetune, (pre_info, fine_info, loss))
+        infos = pre_info, fine_info, loss, stationarity_gap(pre, pre_info)
+        return loss, (pre, fine if warm_start else state.finetune, infos)
 
     def step(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         # The backward solve writes its report into the "gradient" with respect to `report`.
-        gradient = differentiate(meta_loss, argnums=(0, 1), has_aux=True)
-        (hypergradient, report), trained = gradient(state.phi, SolveInfo.blank(state.solution), state, batches, key)
-        pre, fine, (pre_info, fine_info, loss) = trained
+        gradient = differentiate(meta_loss, argnums=(0, 1, 2), has_aux=True)
+        blank = SolveInfo.blank(state.solution), optax.tree.zeros_like(state.phi)
+        (hypergradient, report, direct), (pre, fine, infos) = gradient(state.phi, *blank, state, batches, key)
         phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
         solution, report = report.solution, report._replace(solution=None)
-        info = AlgorithmInfo(pre_info, fine_info, loss, optax.tree.norm(hypergradient), report, skipped)
+        whole, *parts = map(optax.tree.norm, (hypergradient, optax.tree.sub(hypergradient, direct), direct))
+        parts = parts if differentiate is jax.grad else [jnp.full_like(whole, jnp.nan)] * 2
+        info = AlgorithmInfo(*infos, whole, *parts, report, skipped)
         return AlgorithmState(phi, update_state, pre, fine, solution), info
 
     def warm_up(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
-        blank = SolveInfo.blank()
-        _, (pre, fine, infos) = meta_loss(state.phi, blank, state, batches, key)
-        info = AlgorithmInfo(*infos, hypergradient_norm=jnp.zeros(()), report=blank, skipped=jnp.array(False))
+        blank, none = SolveInfo.blank(), jnp.array(jnp.nan)
+        _, (pre, fine, infos) = meta_loss(state.phi, blank, optax.tree.zeros_like(state.phi), state, batches, key)
+        info = AlgorithmInfo(*infos, none, none, none, report=blank, skipped=jnp.array(False))
         return state._replace(pretrain=pre, finetune=fine), info
 
     def downstream(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, key: Array) -> Array:

@@ -1,6 +1,7 @@
 """Is the hypergradient right here, and which rule is worth its price? Every rule against the exact derivative."""
 
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from metapt.solvers import cg, minres, neumann, nystrom, relative
 from metapt.types import Batches, PyTree, Rule, SolveInfo
 
 _log = logging.getLogger("metapt")
+_LEGEND = """
+rel.error, cosine: against unroll, whose own are against finite differences.
+residual: of the linear solve. seconds, MB: of one compiled call. -: no figure."""
 _NOT_FINITE = "not finite: some derivative is infinite (a root, a norm or a logarithm at 0)"
 _NOT_DETERMINISTIC = "the loss is not deterministic: the same phi, batches and key gave two values"
 
@@ -63,16 +67,18 @@ class HypergradientCheck(NamedTuple):
     rows: tuple[RuleCheck, ...]
 
     def __str__(self) -> str:
-        """A table for people."""
-        line = "{:<18} {:>9} {:>7} {:>9} {:>9} {:>8}  {}".format
-        number = lambda value, form=".2g": "-" if np.isnan(value) else format(value, form)
+        """A table for people, 80 columns wide, the advice under the figures."""
+        line = "{:<18} {:>9} {:>7} {:>9} {:>9} {:>8}".format
+        number = lambda value, none="-", form=".2g": none if np.isnan(value) else format(value, form)
 
-        def cells(row: RuleCheck):
-            figures = map(number, (row.residual, row.seconds, row.peak_mb))
-            return row.rule, number(row.relative_error), number(row.cosine, ".3f"), *figures, row.advice
+        def lines(row: RuleCheck):
+            figures = number(row.cosine, form=".3f"), number(row.residual), number(row.seconds)
+            memory = number(row.peak_mb, "-" if np.isnan(row.seconds) else "unknown")
+            yield line(row.rule, number(row.relative_error), *figures, memory)
+            yield textwrap.fill(row.advice, 80, initial_indent="    ", subsequent_indent="    ")
 
-        heading = "rule", "rel.error", "cosine", "residual", "seconds", "MB", "advice"
-        return "\n".join(line(*row) for row in (heading, *map(cells, self.rows)))
+        heading = line("rule", "rel.error", "cosine", "residual", "seconds", "MB")
+        return "\n".join([heading, *(part for row in self.rows for part in lines(row)), _LEGEND])
 
 
 def check_hypergradient(
@@ -125,7 +131,8 @@ def check_hypergradient(
         pretrain=first(batches.pretrain, pretrain_steps), finetune=first(batches.finetune, finetune_steps)
     )
     algorithm = compose(unroll)
-    problem = _widest(algorithm, (state.phi, SolveInfo.blank(), state._replace(solution=None), batches, key))
+    blank = SolveInfo.blank(), jax.tree.map(jnp.zeros_like, state.phi)
+    problem = _widest(algorithm, (state.phi, *blank, state._replace(solution=None), batches, key))
     rows: list[RuleCheck] = []
     exact, nan = None, np.nan
     for name, candidate in (EXACT | dict(RULES if rules is None else rules)).items():
@@ -180,8 +187,7 @@ def _measure(candidate: Candidate, compose, problem: tuple) -> tuple[PyTree, Sol
 
 def _compared(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Relative error and cosine of two vectors; 0 and NaN for two zeros."""
-    size, length = np.linalg.norm(truth), np.linalg.norm(found)
-    off = np.linalg.norm(found - truth)
+    size, length, off = map(np.linalg.norm, (truth, found, found - truth))
     error = off / size if size else (np.inf if off else 0.0)
     return float(error), float(found @ truth / (size * length)) if size * length else np.nan
 
@@ -249,15 +255,11 @@ def _advice(gradient: PyTree, exact: PyTree, error: float, cosine: float, report
     """Of another rule, from its gradient, the exact one, and the report of its solve."""
     if not all(np.isfinite(leaf).all() for _, leaf in _leaves(gradient)):
         return f"{_NOT_FINITE}: do not use"
-    unseen = [
-        name for (name, g), (_, e) in zip(_leaves(gradient), _leaves(exact), strict=True) if e.any() and not g.any()
-    ]
+    both = zip(_leaves(gradient), _leaves(exact), strict=True)
+    unseen = [name for (name, g), (_, e) in both if e.any() and not g.any()]
     if unseen:
-        why = (
-            "a point of rest knows nothing of the start, of extra and, under implicit, of the optimizer"
-            if report.solves
-            else "it acts outside the steps that this rule differentiates"
-        )
+        rest = "a point of rest knows nothing of the start, of extra and, under implicit, of the optimizer"
+        why = rest if report.solves else "it acts outside the steps that this rule differentiates"
         return f"zero in {_names(unseen)}, unlike the exact one: {why}"
     if error == 0 and np.isnan(cosine):
         return "zero, as the exact one is"

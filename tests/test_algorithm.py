@@ -11,7 +11,7 @@ import pytest
 
 from metapt import Batches, Stage, hypergrad, meta_pretraining, run, solvers, stages, updates
 from metapt.stages import loop as loops
-from tests.oracles import A_STEP, PROBLEMS, K
+from tests.oracles import A_STEP, PROBLEMS, K, Quadratic, plain
 
 P = 50
 
@@ -42,12 +42,51 @@ def test_a_step_moves_phi_by_the_closed_form(name):
     keys = jax.random.split(jax.random.key(0), 8)
     for key in keys:  # warm-up: pre-training comes to rest, phi does not move
         state, info = algorithm.warm_up(state, _batches(key), key)
-        assert info.hypergradient_norm == 0
+        assert jnp.isnan(info.hypergradient_norm)
     np.testing.assert_array_equal(state.phi, problem.phi)
     moved, info = jax.jit(algorithm.step)(state, _batches(keys[0]), keys[0])
     np.testing.assert_allclose(moved.phi, problem.phi - 0.1 * problem.hypergradient, rtol=1e-9)
     np.testing.assert_allclose(info.hypergradient_norm, np.linalg.norm(problem.hypergradient), rtol=1e-9)
     assert info.report.solves == 1 and info.report.residual < 1e-9 and not info.skipped
+
+
+def test_every_step_says_by_which_way_phi_acts_and_how_far_from_rest_it_is():
+    """Pre-training and fine-tuning are quadratics in `meta = exp(phi)`; validation sees `meta` too."""
+    quadratic, rng = Quadratic.make(), np.random.default_rng(0)
+    (H, A, _), B, b, c = quadratic, rng.normal(size=(4, 3)), rng.normal(size=4), rng.normal(size=3)
+    pre = Stage(quadratic.objective(), optax.sgd(0.05))
+    fine = Stage(plain(lambda p, meta: 0.5 * jnp.sum((p - B @ meta) ** 2)), optax.sgd(A_STEP))
+    phi = jnp.array([0.3, -0.2, 0.1])
+
+    def step(differentiate):
+        algorithm = meta_pretraining(
+            hypergrad.implicit(pre, solvers.dense()),
+            hypergrad.unroll(fine),
+            plain(lambda p, meta: 0.5 * jnp.sum((p - b) ** 2) + c @ meta),
+            updates.by_gradient(optax.sgd(1.0)),
+            constrain=jnp.exp,
+            transfer=lambda pretrained, finetune, meta: (finetune._replace(params=pretrained.params), meta),
+            differentiate=differentiate,
+        )
+        state = algorithm.init(phi, stages.start(pre, jnp.zeros(4)), stages.start(fine, jnp.zeros(4)))
+        return jax.jit(algorithm.step)(state, Batches(jnp.zeros(3), jnp.zeros(K), None), jax.random.key(0))
+
+    state, info = step(jax.grad)
+    meta, shrink, kept = np.exp(phi), np.eye(4) - 0.05 * H, (1 - A_STEP) ** K
+    before, end = ((np.eye(4) - np.linalg.matrix_power(shrink, n)) @ A @ meta for n in (2, 3))
+    slope = B @ meta + kept * (end - B @ meta) - b  # of the validation loss, in the fine-tuned parameters
+    v = kept * slope  # and in the pre-trained ones
+    indirect, direct = meta * (A.T @ v), meta * ((1 - kept) * B.T @ slope + c)
+    np.testing.assert_allclose(phi - state.phi, indirect + direct, rtol=1e-9)
+    norms = [np.linalg.norm(part) for part in (indirect + direct, indirect, direct)]
+    np.testing.assert_allclose((info.hypergradient_norm, info.indirect_norm, info.direct_norm), norms, rtol=1e-9)
+    cheap, away = A.T @ H @ v, before - A @ meta
+    cosine = (A.T @ v) @ cheap / np.linalg.norm(A.T @ v) / np.linalg.norm(cheap)
+    np.testing.assert_allclose(info.report.agreement, cosine, rtol=1e-9)
+    gap = np.linalg.norm(H @ away) * np.linalg.norm(end) / (0.5 * away @ H @ away)
+    np.testing.assert_allclose(info.stationarity_gap, gap, rtol=1e-9)
+    _, info = step(hypergrad.central_differences(1e-3))  # of the whole alone
+    assert info.hypergradient_norm > 0 and jnp.isnan(info.indirect_norm) and jnp.isnan(info.direct_norm)
 
 
 def test_learning_online_finds_the_right_angle():

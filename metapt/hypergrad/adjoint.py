@@ -4,39 +4,58 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
 from metapt.stages import step_keys, trainer
-from metapt.types import Fit, Loop, PyTree, SolveInfo, Stage, StageInfo, StageState
+from metapt.types import Fit, Loop, Objective, PyTree, SolveInfo, Stage, StageInfo, StageState
 
 
 class End(NamedTuple):
-    """Where training stopped, and what its last step saw."""
+    """Where training stopped, and what its last steps saw."""
 
     state: StageState
     context: PyTree
-    batch: PyTree
-    key: Array
+    batches: PyTree  # [n, ...]
+    keys: Array  # [n]
 
 
-def last_loss(stage: Stage, end: End) -> Callable[[PyTree, PyTree], Array]:
-    """The objective of the last step, as a function of parameters and context."""
-    return lambda params, context: stage.objective(params, context, end.state.extra, end.batch, end.key)[0]
+# (end, v, start of the solve or None) -> (v' d params / d context, report)
+Adjoint = Callable[[End, PyTree, PyTree], tuple[PyTree, SolveInfo]]
 
 
-def with_adjoint(stage: Stage, adjoint: Callable[[End, PyTree], tuple[PyTree, SolveInfo]], loop: Loop) -> Fit:
-    """A fit whose derivative in the context is `adjoint(end, v) -> (v' d params / d context, report)`; in the start it is 0."""
-    train = trainer(stage, loop)
+def last_loss(objective: Objective, end: End) -> Callable[[PyTree, PyTree], Array]:
+    """`(params, context) -> loss`, the mean of the objective over the last steps, each with its batch and key."""
+
+    def loss(params, context):
+        one = lambda batch, key: objective(params, context, end.state.extra, batch, key)[0]
+        if len(end.keys) == 1:  # as it stands: not every model can be mapped
+            return one(*jax.tree.map(lambda x: x[0], (end.batches, end.keys)))
+        return jax.vmap(one)(end.batches, end.keys).mean()
+
+    return loss
+
+
+def with_adjoint(stage: Stage, adjoint: Adjoint, loop: Loop, batches: int = 1) -> Fit:
+    """A fit whose derivative in the context is what `adjoint` finds at the end of training; in the start it is 0.
+
+    `adjoint` sees the last `batches` steps. What it reports comes back as the cotangent of `report`.
+    """
+    train, count = trainer(stage, loop), batches
 
     def fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
     ) -> tuple[StageState, StageInfo]:
         keys = step_keys(key, batches)
+        if len(keys) < count:
+            raise ValueError(
+                f"implicit: batches={count} but the run has {len(keys)} steps; lower batches, or give it more steps"
+            )
         state, info = lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, keys))
-        end = End(state, context, jax.tree.map(lambda x: x[-1], batches), keys[-1])
+        end = End(state, None, *jax.tree.map(lambda x: x[-count:], (batches, keys)))
         report = SolveInfo.blank() if report is None else report
-        return state._replace(params=trained(context, end._replace(context=None), report)), info
+        return state._replace(params=trained(context, end, report)), info
 
     @jax.custom_vjp
     def trained(context, end, report):
@@ -47,9 +66,10 @@ def with_adjoint(stage: Stage, adjoint: Callable[[End, PyTree], tuple[PyTree, So
 
     def backward(residuals, v):
         end, report = residuals
-        context_bar, found = adjoint(end, v)
-        found = found._replace(solution=optax.tree.zeros_like(report.solution))  # every solve starts at zero
-        return context_bar, None, jax.tree.map(lambda new, slot: new.astype(slot.dtype), found, report)
+        context_bar, found = adjoint(end, v, report.solution)
+        if found.solution is None:  # a rule that starts every solve at zero
+            found = found._replace(solution=optax.tree.zeros_like(report.solution))
+        return context_bar, None, jax.tree.map(lambda new, slot: jnp.asarray(new, slot.dtype), found, report)
 
     trained.defvjp(forward, backward)
     return fit

@@ -83,8 +83,8 @@ def cut_paths(stage: Stage, state: StageState, context: PyTree, batches: PyTree)
     batch, key = jax.tree.map(lambda x: x[0], batches), jax.random.key(0)
     slope = lambda c: jax.grad(lambda p: stage.objective(p, c, state.extra, batch, key)[0])(state.params)
     gradient = slope(context)
-    in_objective = _reached(slope, context)
-    in_optimizer = _reached(lambda c: move(stage, c, state, gradient), context)
+    in_objective = reached(slope, context)
+    in_optimizer = reached(lambda c: move(stage, c, state, gradient), context)
     return {
         path: _AT_REST if path in in_optimizer else _NOWHERE for path in _floating(context) if path not in in_objective
     }
@@ -95,16 +95,16 @@ def _refuse_invisible(stage, fits, chosen, start, state, context, batches, key) 
     ends = {
         rule: lambda state, context, run=run: run(state, context, first, key)[0].params for rule, run in fits.items()
     }
-    seen = {rule: _reached(lambda c, end=end: end(state, c), context) for rule, end in ends.items()}
+    seen = {rule: reached(lambda c, end=end: end(state, c), context) for rule, end in ends.items()}
     for path, rule in chosen.items():
         if path not in seen[rule]:
             reason = cut_paths(stage, state, context, batches).get(path, "the rule sees no context at all; use unroll")
             raise ValueError(f"by_leaf: {path!r} is invisible to its rule: {reason}")
-    if start and not _reached(lambda params: ends[start](state._replace(params=params), context), state.params):
+    if start and not reached(lambda params: ends[start](state._replace(params=params), context), state.params):
         raise ValueError("by_leaf: the start is invisible to its rule; use unroll, proximal or first_order")
 
 
-def _reached(f: Callable[[PyTree], PyTree], at: PyTree) -> set[str]:
+def reached(f: Callable[[PyTree], PyTree], at: PyTree) -> set[str]:
     """Paths of the leaves of `at` whose cotangent through `f` is computed from the cotangent of `f(at)`."""
 
     def of_floating(leaves):

@@ -43,8 +43,8 @@ def finite_difference(stage: Stage, radius: float = 0.01, loop: Loop = loops.aut
     assert_differentiable(stage.optimizer, "finite_difference")
     assert_responsive(stage.optimizer, "finite_difference")
 
-    def adjoint(end: End, v: PyTree) -> tuple[PyTree, SolveInfo]:
-        state, params, loss = end.state, end.state.params, last_loss(stage, end)
+    def adjoint(end: End, v: PyTree, _: PyTree) -> tuple[PyTree, SolveInfo]:
+        state, params, loss = end.state, end.state.params, last_loss(stage.objective, end)
         gradient = jax.grad(loss)(params, end.context)
         _, pull = jax.vjp(lambda gradient: move(stage, end.context, state, gradient)[0], gradient)
         (u,) = pull(v)

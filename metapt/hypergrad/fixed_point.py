@@ -45,8 +45,8 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
     assert_differentiable(stage.optimizer, "fixed_point")
     assert_responsive(stage.optimizer, "fixed_point")
 
-    def adjoint(end: End, v: PyTree) -> tuple[PyTree, SolveInfo]:
-        loss = last_loss(stage, end)
+    def adjoint(end: End, v: PyTree, _: PyTree) -> tuple[PyTree, SolveInfo]:
+        loss = last_loss(stage.objective, end)
         hessian = hessian_product(loss, end.state.params, end.context)
         gradient = jax.grad(loss)(end.state.params, end.context)
         leaves, structure = jax.tree.flatten(end.state.opt_state)

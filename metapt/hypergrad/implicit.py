@@ -1,13 +1,15 @@
 """The derivative of a trained solution by the implicit function theorem: no step of training is remembered."""
 
 import jax
-from jax import Array, lax
+import optax
+from jax import Array
 
-from metapt.hypergrad.curvature import hessian_product, mixed_product
-from metapt.solvers import jaxopt_backend
+from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
+from metapt.hypergrad.curvature import hessian_product, mixed_products
 from metapt.solvers.neumann import neumann
-from metapt.stages import loop as loops, step_keys, trainer
-from metapt.types import Fit, Loop, Objective, PyTree, Solve, SolveInfo, Stage, StageInfo, StageState
+from metapt.solvers.solver import inner
+from metapt.stages import loop as loops
+from metapt.types import Fit, Loop, Objective, PyTree, Solve, SolveInfo, Stage
 
 
 def implicit(
@@ -21,7 +23,7 @@ def implicit(
 
         dL/dtheta(theta*, c) = 0   =>   dtheta*/dc = - H^-1 M,   H = d2L/dtheta2,   M = d2L/dtheta dc
 
-    The backward pass computes `- (H^-1 v)' M` with `solve` for `H^-1 v`. `H` and `M` are means over the last
+    The backward pass computes `x' M`, with `solve` for `H x = -v`. `H` and `M` are means over the last
     `batches` batches with their keys, so both see the same examples, augmentations and dropout masks. The optimizer
     plays no part.
 
@@ -43,10 +45,11 @@ def implicit(
     Raises:
         ValueError: if `batches < 1`, when built; if a run has fewer steps than `batches`, when it is traced.
 
-    Source: Raghu et al. 2021, section 3; Lorraine et al. 2020, equation 3; the theorem itself from jaxopt's `root_vjp`.
+    Source: Raghu et al. 2021, section 3; Lorraine et al. 2020, equation 3.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax, jax.numpy as jnp
+        >>> from metapt.types import StageState
         >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.5))
         >>> fit = implicit(stage)
         >>> state = StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
@@ -58,76 +61,19 @@ def implicit(
         raise ValueError(
             f"implicit: batches={batches} must be at least 1 (the last batches that H and M are averaged over)"
         )
-    train, count = trainer(stage, loop), batches
 
-    def fit(
-        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
-    ) -> tuple[StageState, StageInfo]:
-        keys = step_keys(key, batches)
-        if len(keys) < count:
-            raise ValueError(
-                f"implicit: batches={count} but the run has {len(keys)} steps; lower batches, or give it more steps"
-            )
-        end, info = lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, keys))
-        last = jax.tree.map(lambda x: x[-count:], (batches, keys))
-        report = SolveInfo.blank() if report is None else report
-        return end._replace(params=solution(end.params, context, end.extra, last, report)), info
+    def adjoint(end: End, v: PyTree, start: PyTree) -> tuple[PyTree, SolveInfo]:
+        params, loss = end.state.params, last_loss(stage.objective, end)
+        curved = loss if curvature is None else last_loss(curvature, end)
+        hessian, b = hessian_product(curved, params, end.context), optax.tree.scale(-1.0, v)
+        x, report = solve(hessian, b) if start is None else solve(hessian, b, start)
+        found, cheap = mixed_products(loss, params, end.context, x, b)
+        return found, report._replace(solution=None if start is None else x, agreement=_cosine(found, cheap))
 
-    @jax.custom_vjp
-    def solution(params, context, extra, last, report):
-        return params
-
-    def forward(params, context, extra, last, report):
-        return params, (params, context, extra, last, report)
-
-    def backward(residuals, v):
-        params, context, extra, last, report = residuals
-        loss = _mean(stage.objective, extra, last)
-        hessian = hessian_product(loss if curvature is None else _mean(curvature, extra, last), params, context)
-        start = () if report.solution is None else (report.solution,)
-        reports = []
-
-        def reported_solve(_, b):
-            x, info = solve(hessian, b, *start)
-            reports.append(info._replace(solution=x if start else None))
-            return x
-
-        (context_bar,) = jaxopt_backend.root_vjp(_stationarity(loss), params, (context,), v, reported_solve)
-        report_bar = jax.tree.map(lambda new, slot: new.astype(slot.dtype), reports[0], report)
-        return None, context_bar, None, None, report_bar
-
-    solution.defvjp(forward, backward)
-    return fit
+    return with_adjoint(stage, adjoint, loop, batches)
 
 
-def _mean(objective: Objective, extra: PyTree, last: tuple[PyTree, Array]):
-    """`(params, context) -> loss`, the mean of the objective over stacked `(batches, keys)`."""
-
-    def loss(params, context):
-        one = lambda batch, key: objective(params, context, extra, batch, key)[0]
-        if len(last[1]) == 1:  # as it stands: not every model can be mapped
-            return one(*jax.tree.map(lambda x: x[0], last))
-        return jax.vmap(one)(*last).mean()
-
-    return loss
-
-
-def _stationarity(loss):
-    """dL/dtheta as a function of the context, whose transpose is `mixed_product`.
-
-    Left to itself, autodiff goes reverse over reverse here, which on a convolution network costs several times as much.
-    """
-
-    @jax.custom_vjp
-    def stationarity(params, context):
-        return jax.grad(loss)(params, context)
-
-    def forward(params, context):
-        return stationarity(params, context), (params, context)
-
-    def backward(where, u):
-        params, context = where
-        return None, mixed_product(loss, params, context, u)
-
-    stationarity.defvjp(forward, backward)
-    return stationarity
+def _cosine(one: PyTree, other: PyTree) -> Array:
+    """Of the angle between two trees; NaN if one is zero. Integers have no derivative and are left out."""
+    a, b = ([leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != jax.dtypes.float0] for tree in (one, other))
+    return inner(a, b) / (optax.tree.norm(a) * optax.tree.norm(b))

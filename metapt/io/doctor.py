@@ -13,17 +13,9 @@ from metapt.io.experiment import Experiment
 def check_experiment(experiment: Experiment, seed: int) -> HypergradientCheck:
     """The check of the first arm that can be composed by any rule, on the batches and keys of the runner's first seed.
 
-    In float64, for the sake of the finite differences; in float32 where a config's code takes no other.
+    The warm-up is that of a run. The check is in float64, for the sake of the finite differences, if the arm's code can
+    do with that.
     """
-    try:
-        with jax.enable_x64(True):
-            return _check(experiment, seed)
-    except TypeError:
-        with jax.enable_x64(False):
-            return _check(experiment, seed)
-
-
-def _check(experiment: Experiment, seed: int) -> HypergradientCheck:
     arm, compose = next(((arm, arm.compose) for arm in experiment.arms if arm.compose), (None, None))
     if arm is None or compose is None:
         raise UserError("doctor: this config has no arm with `compose`, the algorithm by any rule (io.arms.learning)")
@@ -39,8 +31,10 @@ def _check(experiment: Experiment, seed: int) -> HypergradientCheck:
     step, state = jax.jit(warm_up.step), jax.jit(arm.init)(key, data, {})
     for number in range(warm_up.steps):
         state, _ = step(state, *inputs(data, number))
+    batches, step_key = inputs(data, warm_up.steps)
     try:
-        return check_hypergradient(compose, state, *inputs(data, warm_up.steps))
+        with jax.enable_x64(True):
+            return check_hypergradient(compose, state, batches, step_key)
     except ValueError as error:
         raise UserError(f"doctor: {error}".partition("\n")[0]) from error
 

@@ -107,18 +107,27 @@ def traces(values: np.ndarray, target: float, xlabel: str, ylabel: str, title: s
     return figure
 
 
-def reports(infos: Mapping[str, Sequence[Sequence[float | None]]], figures: Mapping[str, str]) -> Figure:
-    """The hypergradient's report over outer steps, one panel a figure: median over seeds and the range."""
-    figure = Figure(figsize=(7.5, 1.9 * len(figures)), layout="constrained")
-    panels = figure.subplots(len(figures), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, label) in zip(panels, figures.items(), strict=True):
-        values = np.array(infos[name], float)  # [steps, seeds], None becomes NaN
-        steps = np.arange(len(values))
-        axes.plot(steps, np.nanmedian(values, axis=1), color="#D55E00", linewidth=1)
-        axes.fill_between(steps, np.nanmin(values, 1), np.nanmax(values, 1), color="#D55E00", alpha=0.2, linewidth=0)
+def reports(infos: Mapping[str, Sequence[Sequence[float | None]]], panels: Mapping[str, Sequence[str]]) -> Figure:
+    """The hypergradient's report over outer steps, by panel the names of its figures: median over seeds and the range.
+
+    What the solve reports (`report.`) is shown where there was one.
+    """
+    figure = Figure(figsize=(7.5, 1.9 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    solved = np.array(infos["report.solves"], float) > 0
+    for axes, (label, names) in zip(rows, panels.items(), strict=True):
+        for name, color, style in zip(names, ("#D55E00", "#0072B2", "#009E73"), ("-", "--", ":"), strict=False):
+            values = np.array(infos[name], float)  # [steps, seeds], None becomes NaN
+            values = np.where(solved | (not name.startswith("report.")), values, np.nan)
+            steps = np.flatnonzero(~np.isnan(values).all(1))
+            known = values[steps]
+            axes.plot(steps, np.nanmedian(known, 1), style, color=color, linewidth=1, label=name.removesuffix("_norm"))
+            axes.fill_between(steps, np.nanmin(known, 1), np.nanmax(known, 1), color=color, alpha=0.2, linewidth=0)
+        if len(names) > 1:
+            axes.legend(fontsize=7, frameon=False)
         axes.set_ylabel(label, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("outer step")
+    rows[-1].set_xlabel("outer step")
     return figure
 
 

@@ -1,6 +1,7 @@
 """Runs an experiment: every arm over all seeds at once, in chunks, with checkpoints between them."""
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from metapt.io.checkpoint import Checkpoints
 from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step
 from metapt.io.folder import RunFolder, versions
 from metapt.io.progress import Bar, progress_bar
+from metapt.io.zero import cut_at
 from metapt.types import PyTree
 
 CHUNKS = 10  # an arm is judged on the held-out data, and may be checkpointed, this often
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
+_log = logging.getLogger("metapt")
 
 
 def run_experiment(
@@ -64,6 +67,7 @@ class _Runner:
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.arm, self.done, self.state = 0, 0, None
         self.exports: dict[str, PyTree] = {}
+        self._looked_at: set[str] = set()  # arms whose first hypergradients have been looked at
         self.curves: dict[str, list] = {}
         self.seconds_before, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._chunk = functools.cache(self._compile_chunk)
@@ -99,7 +103,9 @@ class _Runner:
             self.state, info = self._chunk(phase.step, phase.draw)(
                 self.state, self.keys, self.experiment.data, jnp.asarray(numbers)
             )
-            self.folder.log(_rows(arm.name, numbers, info))
+            rows = list(_rows(arm.name, numbers, info))
+            self.folder.log(rows)
+            self._say_if_zero(arm, phase, rows)
             self.done = numbers[-1] + 1
             if judged:
                 self.curves[arm.name].append((self.done, self._judge(arm)))
@@ -108,6 +114,20 @@ class _Runner:
                 self._save()
         self.exports[arm.name] = jax.device_get(jax.vmap(arm.export)(self.state))
         self.arm, self.done, self.state = index + 1, 0, None
+
+    def _say_if_zero(self, arm: Arm, phase: Phase, rows: list[dict[str, Any]]) -> None:
+        """Of the first hypergradients of an arm: where the derivative is cut, no longer training will help."""
+        norms = np.array([row.get("hypergradient_norm", [None]) for row in rows], float)
+        if arm.name in self._looked_at or np.isnan(norms).all():
+            return
+        self._looked_at.add(arm.name)
+        if (norms == 0).all():
+            data, state = (jax.tree.map(lambda x: x[0], tree) for tree in (self.experiment.data, self.state))
+            batches = (phase.draw or self.experiment.draw)(data, self.keys[0])
+            where = cut_at(arm, phase.step, state, batches, self.keys[0])
+            _log.warning(
+                "%s: the hypergradient is exactly zero from outer step %d on: %s", arm.name, rows[0]["step"], where
+            )
 
     def outcome(self) -> Outcome:
         """Reads the test set, once for every arm."""

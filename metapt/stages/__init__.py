@@ -3,7 +3,7 @@
 from metapt.stages import loop
 from metapt.stages.check import assert_differentiable, assert_responsive, depends
 from metapt.stages.features import on_encoded
-from metapt.stages.stage import move, start, start_model, step, step_keys, trainer
+from metapt.stages.stage import move, start, start_model, stationarity_gap, step, step_keys, trainer
 from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "on_encoded",
     "start",
     "start_model",
+    "stationarity_gap",
     "step",
     "step_keys",
     "trainer",

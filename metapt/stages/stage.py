@@ -57,6 +57,24 @@ def step(
     return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
 
 
+def stationarity_gap(end: StageState, info: StageInfo) -> Array:
+    """How far from rest a run stopped: `|gradient| |params| / |loss|` of its last step, 0 at rest.
+
+    The share of the loss by which a change of the parameters by their own length would lower it, to first order; so it has
+    no unit, and stays as it is if loss or parameters are scaled. What a constant adds to the loss, it does change.
+
+    Source: the relative gradient of Dennis and Schnabel 1983, "Numerical Methods for Unconstrained Optimization and Nonlinear
+    Equations", section 7.2, of the whole in place of the coordinates.
+
+    Example:
+        >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.0))
+        >>> end, info = trainer(stage)(start(stage, 3.0), None, jax.numpy.zeros(1), jax.random.split(jax.random.key(0), 1))
+        >>> float(stationarity_gap(end, info))  # 6 * 3 / 9
+        2.0
+    """
+    return info.grad_norm[-1] * optax.tree.norm(end.params) / jax.numpy.abs(info.loss[-1])
+
+
 def move(stage: Stage, context: PyTree, state: StageState, gradient: PyTree) -> tuple[PyTree, PyTree]:
     """What the optimizer makes of a gradient: `(params, opt_state)`. One that has settings in the context gets to see it."""
     optimizer = optax.with_extra_args_support(stage.optimizer)
