@@ -104,15 +104,22 @@ def meta_pretraining(
         (hypergradient, report, direct), (pre, fine, infos) = gradient(state.phi, *blank, state, batches, key)
         phi, update_state, skipped = update.apply(hypergradient, state.update, state.phi)
         solution, report = report.solution, report._replace(solution=None)
-        whole, *parts = map(optax.tree.norm, (hypergradient, optax.tree.sub(hypergradient, direct), direct))
-        parts = parts if differentiate is jax.grad else [jnp.full_like(whole, jnp.nan)] * 2
-        info = AlgorithmInfo(*infos, whole, *parts, report, skipped)
+        apart = lambda part: optax.tree.norm(part) if differentiate is jax.grad else jnp.array(jnp.nan)
+        info = AlgorithmInfo(
+            *infos,
+            hypergradient_norm=optax.tree.norm(hypergradient),
+            indirect_norm=apart(optax.tree.sub(hypergradient, direct)),
+            direct_norm=apart(direct),
+            report=report,
+            skipped=skipped,
+        )
         return AlgorithmState(phi, update_state, pre, fine, solution), info
 
     def warm_up(state: AlgorithmState, batches: Batches, key: Array) -> tuple[AlgorithmState, AlgorithmInfo]:
         blank, none = SolveInfo.blank(), jnp.array(jnp.nan)
         _, (pre, fine, infos) = meta_loss(state.phi, blank, optax.tree.zeros_like(state.phi), state, batches, key)
-        info = AlgorithmInfo(*infos, none, none, none, report=blank, skipped=jnp.array(False))
+        norms = dict.fromkeys(("hypergradient_norm", "indirect_norm", "direct_norm"), none)
+        info = AlgorithmInfo(*infos, **norms, report=blank, skipped=jnp.array(False))
         return state._replace(pretrain=pre, finetune=fine), info
 
     def downstream(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, key: Array) -> Array:

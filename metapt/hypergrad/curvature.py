@@ -45,21 +45,16 @@ def mixed_product(loss: _Loss, params: PyTree, context: PyTree, u: PyTree) -> Py
 
     The directional derivative is forward mode's, else reverse mode's, else a central difference.
     """
-    return mixed_products(loss, params, context, u)[0]
-
-
-def mixed_products(loss: _Loss, params: PyTree, context: PyTree, *directions: PyTree) -> list[PyTree]:
-    """`mixed_product` along several directions, all in the same way."""
 
     def along(directional):
-        derivative = lambda context, u: directional(lambda params: loss(params, context), u)
-        return lambda: [jax.grad(derivative, allow_int=True)(context, u) for u in directions]
+        derivative = lambda context: directional(lambda params: loss(params, context))
+        return lambda: jax.grad(derivative, allow_int=True)(context)
 
     return _first(
         "mixed derivatives",
-        along(lambda f, u: jax.jvp(f, (params,), (u,))[1]),
-        along(lambda f, u: optax.tree.vdot(jax.grad(f)(params), u)),
-        along(lambda f, u: _central_difference(f, params, u)),
+        along(lambda f: jax.jvp(f, (params,), (u,))[1]),
+        along(lambda f: optax.tree.vdot(jax.grad(f)(params), u)),
+        along(lambda f: _central_difference(f, params, u)),
     )
 
 

@@ -12,6 +12,9 @@ from metapt.types import Matvec, PyTree, Solve
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     from jaxopt import linear_solve
+    from jaxopt.implicit_diff import root_vjp
+
+__all__ = ["from_jaxopt", "root_vjp"]
 
 _NAMES = ("bicgstab", "cg", "cholesky", "gmres", "inv", "lu", "normal_cg", "qr")
 
