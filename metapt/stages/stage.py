@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.tree_util import Partial
@@ -44,6 +45,9 @@ def step(
 ) -> tuple[StageState, StageInfo]:
     """One step of training: `inputs` is `(batch, key)`.
 
+    Where the loss or its gradient is not finite, the optimizer sees a gradient of zero, `extra` stays as it is, and
+    `info.skipped` says so. A derivative through such a step is not finite either: `updates.by_gradient` drops it.
+
     Example:
         >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.1))
         >>> state, info = step(stage, None, start(stage, 3.0), (None, jax.random.key(0)))
@@ -53,8 +57,15 @@ def step(
     batch, key = inputs
     value_and_grad = jax.value_and_grad(stage.objective, has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    # Of the gradient, not of the state after: a select among parameters and moments costs several per cent of a step.
+    gradient, extra = (
+        jax.tree.map(lambda new, old: jnp.where(finite, new, old), *pair)
+        for pair in ((gradient, optax.tree.zeros_like(gradient)), (extra, state.extra))
+    )
     params, opt_state = move(stage, context, state, gradient)
-    return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
+    return StageState(params, opt_state, extra), StageInfo(loss, norm, ~finite)
 
 
 def stationarity_gap(end: StageState, info: StageInfo) -> Array:
