@@ -30,25 +30,23 @@ class Config:
     pretrain_steps: int = 2
     finetune_steps: int = 1
     batch: int = 16
-    fault: str = "none"
-    share: float = 0.1
-    """Of the steps that have the fault."""
-    value: str = "nan"
+    faults: tuple[str, ...] = ("none",)
+    """A seed's own, or one for all: `kind:share of the steps:value`, for example `batch:0.1:nan`."""
 
     def __post_init__(self):
-        check_numbers(self, seed=0, share=0, outer_steps=10)
-        if self.fault not in ("none", *FAULTS):
-            raise ValueError(f"fault={self.fault!r} must be none or one of {', '.join(FAULTS)}")
+        check_numbers(self, seed=0, outer_steps=10)
+        if {fault.split(":")[0] for fault in self.faults} - {"none", *FAULTS}:
+            raise ValueError(f"faults={self.faults} must be none or of {', '.join(FAULTS)}")
 
 
 def experiment(config: Config) -> Experiment:
-    pretrain = Stage(functools.partial(_pretrain, config), optax.adam(0.05))
+    pretrain = Stage(_pretrain, optax.adam(0.05))
     finetune = Stage(_finetune, optax.sgd(0.2))
     fit = hypergrad.implicit(pretrain, solvers.neumann(2, step=0.2))
     algorithm = meta_pretraining(
         fit,
         hypergrad.unroll(finetune),
-        functools.partial(_validate, config),
+        _validate,
         updates.by_gradient(optax.adam(0.1)),
         constrain=lambda phi: 3 * jax.nn.softmax(phi),
         transfer=stages.transfer_encoder,
@@ -98,15 +96,22 @@ def _arrays(config):
     y = np.stack([right, -right, rng.normal(size=right.shape)], axis=-1).astype(np.float32)
     part = lambda a, b: data.Labelled(jnp.asarray(x[:, a:b]), jnp.asarray(right[:, a:b]))
     pool = data.Labelled(jnp.asarray(x[:, :200]), jnp.asarray(y[:, :200]))
-    return {"pool": pool, "train": part(200, 220), "validation": part(220, 250)}, part(250, 300)
+    arrays = {"pool": pool, "train": part(200, 220), "validation": part(220, 250), "faults": _faults(config)}
+    return arrays, part(250, 300)
+
+
+def _faults(config):
+    """kind -> share of the steps `[seeds]`; and the value `[seeds]`."""
+    faults = [(fault + ":0:0").split(":")[:3] for fault in config.faults]
+    faults = faults * config.seeds if len(faults) == 1 else faults
+    shares = {kind: jnp.array([float(share) * (kind == name) for name, share, _ in faults]) for kind in FAULTS}
+    return shares, jnp.array([float(value) for _, _, value in faults])
 
 
 def _draw(config, arrays, key):
     draw_key, fault_key, validation_key = jax.random.split(key, 3)
-    fault = float(config.value) * jnp.ones(())
-    hit = lambda key, shape, kind: jnp.where(
-        jax.random.bernoulli(key, config.share * (config.fault == kind), shape), fault, 0.0
-    )
+    shares, value = arrays["faults"]
+    hit = lambda key, shape, kind: jnp.where(jax.random.bernoulli(key, shares[kind], shape), value, 0.0)
     batch = data.draw(draw_key, arrays["pool"], config.pretrain_steps, config.batch)
     steps = (config.pretrain_steps,)
     x = batch.x + hit(fault_key, steps, "batch")[:, None, None]
@@ -115,20 +120,20 @@ def _draw(config, arrays, key):
     return Batches((x, batch.y, faults), finetune, (arrays["validation"], hit(validation_key, (), "hypergradient")))
 
 
-def _pretrain(config, params, weights, extra, batch, key):
+def _pretrain(params, weights, extra, batch, key):
     x, y, faults = batch
     losses = jnp.mean(((x @ params["encoder"])[:, None] - y) ** 2, axis=0)
     loss = losses @ weights / 3 + faults["loss"]
-    if config.fault == "gradient":  # the slope of a root at 0 is not finite, its value is
-        loss += jnp.sqrt(jnp.where(faults["gradient"] == 0, 1.0, 0.0) + 0 * params["encoder"].sum())
-    return loss, extra
+    # The slope of a root at 0 is not finite, its value is.
+    root = jnp.sqrt(jnp.where(faults["gradient"] == 0, 1.0, 0.0) + 0 * params["encoder"].sum())
+    return loss + root, extra
 
 
 def _finetune(params, context, extra, batch, key):
     return _error(params["encoder"], batch), extra
 
 
-def _validate(config, params, context, extra, batch, key):
+def _validate(params, context, extra, batch, key):
     labelled, fault = batch
     return _error(params["encoder"], labelled) + fault * params["encoder"].sum(), extra
 
