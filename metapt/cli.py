@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -202,9 +203,14 @@ def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str, defau
         if stop.code in (0, None):
             raise
         # Lines of the panel continue each other; its rules (empty once stripped) part the message from further help.
-        lines = [line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:]]
+        lines = [line.strip("│╭╮╰╯─|+- ") for line in captured.getvalue().split("\n")[1:]]
         text = re.sub(r"(\s*;)+\s*", "; ", " ".join(line or ";" for line in lines)).strip("; ")
-        text = re.split("; Argument helptext|; For full helptext", text)[0].removeprefix("Error parsing Config: ")
+        text = re.split("; (?:Argument helptext|For full helptext|Perhaps you meant)", text)[0].removeprefix(
+            "Error parsing Config: "
+        )
+        if text.startswith("Unrecognized options: --"):
+            options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(module.Config)]
+            text = f"{text}; {configs.did_you_mean(text.split()[2].strip(','), options)}".rstrip("; ")
         raise UserError(f"{text}; see {prog} --help") from stop
 
 

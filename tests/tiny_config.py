@@ -101,16 +101,17 @@ def _arrays(config):
 
 
 def _faults(config):
-    """kind -> share of the steps `[seeds]`; and the value `[seeds]`."""
+    """kind -> share of the steps `[seeds]`; and the value `[seeds]`, 1 for NaN and 2 for infinity, as data must be finite."""
     faults = [(fault + ":0:0").split(":")[:3] for fault in config.faults]
     faults = faults * config.seeds if len(faults) == 1 else faults
     shares = {kind: jnp.array([float(share) * (kind == name) for name, share, _ in faults]) for kind in FAULTS}
-    return shares, jnp.array([float(value) for _, _, value in faults])
+    return shares, jnp.array([["0", "nan", "inf"].index(value) for _, _, value in faults])
 
 
 def _draw(config, arrays, key):
     draw_key, fault_key, validation_key = jax.random.split(key, 3)
     shares, value = arrays["faults"]
+    value = jnp.array([0.0, jnp.nan, jnp.inf])[value]
     hit = lambda key, shape, kind: jnp.where(jax.random.bernoulli(key, shares[kind], shape), value, 0.0)
     batch = data.draw(draw_key, arrays["pool"], config.pretrain_steps, config.batch)
     steps = (config.pretrain_steps,)

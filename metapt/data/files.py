@@ -58,7 +58,7 @@ def read_npz(name: str, path: Path, keys: Collection[str], cure: str) -> dict[st
     return arrays
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's message without its line breaks."""
     return " ".join(str(error).split())
 

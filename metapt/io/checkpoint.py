@@ -22,7 +22,9 @@ class Checkpoints:
     """`save(number, tree, position)`, and `newest`, which passes over what is damaged."""
 
     def __init__(self, path: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(path.absolute(), options=options)
 
     def save(self, number: int, tree: PyTree, position: dict[str, Any]) -> None:

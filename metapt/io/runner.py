@@ -16,7 +16,7 @@ from metapt.algorithm import run as run_steps
 from metapt.io import stats
 from metapt.io.checkpoint import Checkpoints, as_tree
 from metapt.io.diagnosis import Watch, advice
-from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step
+from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step, check_data
 from metapt.io.folder import RunFolder, versions
 from metapt.io.progress import Bar, progress_bar
 from metapt.io.zero import cut_at
@@ -32,6 +32,7 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Runs, or continues, `experiment` in `folder`; writes `result.json` and the plots; returns the result."""
     begun = time.monotonic()
+    check_data(experiment.data)
     runs = jax.tree.leaves(experiment.data)[0].shape[0]
     runner = _Runner(experiment, jax.random.split(jax.random.key(seed), runs), folder)
     total = sum(phase.steps for arm in experiment.arms for phase in arm.phases)
