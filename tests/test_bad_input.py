@@ -212,9 +212,9 @@ API = {
     "size=5 must be at least 2, and at most the 4": lambda: data.finetune_split(RNG, np.arange(4), np.arange(4), 5),
     "of patients that are not in train": lambda: data.finetune_split(RNG, np.arange(4), np.zeros(4, int), 4),
     "0 human proteins": lambda: data.species_split(np.full(20, 4932)),
-    "found ['3', '4']": lambda: data.draw(KEY, (jnp.ones(3), jnp.ones(4)), 1, 1),
-    "found ['0']": lambda: data.draw(KEY, jnp.ones((0, 2)), 1, 1),
-    "found ['None']": lambda: data.draw(KEY, jnp.ones(()), 1, 1),
+    "found [3, 4]": lambda: data.draw(KEY, (jnp.ones(3), jnp.ones(4)), 1, 1),
+    "found [0]": lambda: data.draw(KEY, jnp.ones((0, 2)), 1, 1),
+    "the same rows [N, ...] with N >= 1, found [0]": lambda: data.draw(KEY, jnp.ones(()), 1, 1),
     # an experiment's arrays
     "data: pool.y has 1 values of 4 that are NaN or infinite": lambda: check_data(
         {"pool": {"y": np.array([[1.0, 2.0], [np.nan, 4.0]])}}

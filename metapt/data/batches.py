@@ -17,10 +17,10 @@ def draw(key: Array, arrays: PyTree, steps: int, size: int) -> PyTree:
     """
     whole("draw: steps", steps)
     whole("draw: size", size)
-    found = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(arrays)}
-    if len(found) != 1 or found & {None, 0}:
+    found = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
+    if len(found) != 1 or 0 in found:
         raise ValueError(
-            f"draw: every leaf must have the same rows [N, ...] with N >= 1, found {sorted(map(str, found))}"
+            f"draw: every leaf must have the same rows [N, ...] with N >= 1, found {sorted(found)}"
         )
     rows = found.pop()
     index = jax.random.randint(key, (steps, size), 0, rows)

@@ -38,7 +38,8 @@ class Watch:
             skipped = figures.get(name)
             if skipped is None or not skipped.size:
                 continue
-            for all_skipped in skipped.astype(bool).reshape(*skipped.shape[:2], -1).all(axis=(0, 2)):
+            by_step = np.moveaxis(skipped.astype(bool), 1, 0).reshape(skipped.shape[1], -1)
+            for all_skipped in map(np.all, by_step):
                 self._streaks[name] = self._streaks.get(name, 0) + 1 if all_skipped else 0
                 if self._streaks[name] >= STOP_AFTER:
                     raise UserError(
