@@ -110,7 +110,7 @@ def test_killed_at_random_moments_a_run_resumes_to_the_same_bits(finished, tmp_p
         )
         # It begins, does its chunks, reports: a moment after one of these.
         events = 2 + math.ceil((2 * STEPS - max(before, default=0)) / CHUNK)
-        until, delay = int(rng.integers(1, min(events, 10) + 1)), float(rng.uniform(0, 0.5))
+        until, delay = int(rng.integers(1, min(events, 10) + 2)), float(rng.uniform(0, 0.5))  # or after all of them
         while kills < MOMENTS and process.poll() is None:
             if trace.read_text().count("\n") >= until:
                 time.sleep(delay)

@@ -19,9 +19,7 @@ def draw(key: Array, arrays: PyTree, steps: int, size: int) -> PyTree:
     whole("draw: size", size)
     found = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(arrays)}
     if len(found) != 1 or 0 in found:
-        raise ValueError(
-            f"draw: every leaf must have the same rows [N, ...] with N >= 1, found {sorted(found)}"
-        )
+        raise ValueError(f"draw: every leaf must have the same rows [N, ...] with N >= 1, found {sorted(found)}")
     rows = found.pop()
     index = jax.random.randint(key, (steps, size), 0, rows)
     return jax.tree.map(lambda a: a[index], arrays)
