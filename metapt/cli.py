@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -97,13 +98,12 @@ def _list(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    module, config = _load_config(parsed, rest)
-    name = Path(parsed.config).stem
+    stored, module, config = _load_config(parsed, rest)
+    name = Path(stored).stem
     experiment = _build_experiment(module, config)
-    folder = RunFolder.create(
-        parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"), _stored(parsed.config), config
-    )
-    _execute(experiment, name, config, folder, parsed.quiet)
+    path = parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    with RunFolder.create(path, stored, config) as folder:
+        _execute(experiment, name, config, folder, parsed.quiet)
 
 
 def _resume(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -111,21 +111,27 @@ def _resume(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     module = configs.load(config_name)
     config = configs.build(module, fields)
     if (folder.path / "result.json").exists():
-        _report(folder.read_json("result.json"), folder, parsed.quiet)
+        _report(_result(folder), folder, parsed.quiet)
         return
-    _execute(_build_experiment(module, config), Path(config_name).stem, config, folder, parsed.quiet)
+    experiment = _build_experiment(module, config)
+    with folder.locked():
+        _execute(experiment, Path(config_name).stem, config, folder, parsed.quiet)
 
 
 def _compare(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    results = {str(path): RunFolder(path).read_json("result.json") for path in parsed.folders}
-    for path, result in results.items():
-        if not isinstance(result, dict) or not {"arms", "metric"} <= set(result):
-            raise UserError(f"{path}/result.json is not the result of a run")
+    results = {str(path): _result(RunFolder(path)) for path in parsed.folders}
     tables.print_comparison(results)
 
 
+def _result(folder: RunFolder) -> dict[str, Any]:
+    result = folder.read_json("result.json")
+    if not isinstance(result, dict) or not {"name", "arms", "metric", "comparisons", "meta"} <= set(result):
+        raise UserError(f"{folder.path}/result.json is not the result of a run")
+    return result
+
+
 def _doctor(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    module, config = _load_config(parsed, rest)
+    _, module, config = _load_config(parsed, rest)
     experiment = _build_experiment(module, config)
     _say_choices()
     _keep_compiled()
@@ -133,25 +139,33 @@ def _doctor(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     print(json.dumps(as_json(check), indent=1) if parsed.json else check)
 
 
-def _load_config(parsed: argparse.Namespace, rest: Sequence[str]) -> tuple[ModuleType, Any]:
-    """The module that CONFIG names, and its dataclass with the fields of the command line; `--help` ends here."""
+def _load_config(parsed: argparse.Namespace, rest: Sequence[str]) -> tuple[str, ModuleType, Any]:
+    """What CONFIG names, as a run folder keeps it; its module; its dataclass with the fields of the command line.
+
+    CONFIG may be the `config.json` of a run: then the fields of that run are the defaults. `--help` ends here.
+    """
     if parsed.config is None or parsed.config.startswith("-"):
         if parsed.help:
             parsed.parser.print_help()
             parsed.parser.exit()
         raise UserError(f"{parsed.name}: which CONFIG? `metapt list` shows them")
-    module = configs.load(parsed.config)
+    stored, fields = parsed.config, None
+    if Path(parsed.config).suffix == ".json":
+        _, stored, fields = RunFolder.open(Path(parsed.config).parent, Path(parsed.config).name)
+    module = configs.load(stored)
     if parsed.help:
         parsed.parser.print_help()
     prog = f"metapt {parsed.name} {parsed.config}"
-    return module, _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], prog)
+    default = None if fields is None else configs.build(module, fields)
+    return _stored(stored), module, _parse_fields(module, [*rest, *(["--help"] if parsed.help else [])], prog, default)
 
 
 def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:
     if not quiet:
         _say_choices()
     _keep_compiled()
-    result = run_experiment(experiment, name, config.seed, folder, quiet)
+    with folder.writing():
+        result = run_experiment(experiment, name, config.seed, folder, quiet)
     _report(result, folder, quiet)
 
 
@@ -176,21 +190,27 @@ def _build_experiment(module: ModuleType, config: Any) -> Any:
         raise UserError(str(error)) from error
 
 
-def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str) -> Any:
+def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str, default: Any = None) -> Any:
     """The config's dataclass from `--field value ...`; tyro's panel of an error becomes one line."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(module.Config, args=list(arguments), prog=prog)
+            known = {} if default is None else {"default": default}
+            return tyro.cli(module.Config, args=list(arguments), prog=prog, **known)
     except ValueError as error:  # from the dataclass's own checks
         raise UserError(str(error)) from error
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         # Lines of the panel continue each other; its rules (empty once stripped) part the message from further help.
-        lines = [line.strip("│╭╮╰╯─ ") for line in captured.getvalue().split("\n")[1:]]
+        lines = [line.strip("│╭╮╰╯─|+- ") for line in captured.getvalue().split("\n")[1:]]
         text = re.sub(r"(\s*;)+\s*", "; ", " ".join(line or ";" for line in lines)).strip("; ")
-        text = re.split("; Argument helptext|; For full helptext", text)[0].removeprefix("Error parsing Config: ")
+        text = re.split("; (?:Argument helptext|For full helptext|Perhaps you meant)", text)[0].removeprefix(
+            "Error parsing Config: "
+        )
+        if text.startswith("Unrecognized options: --"):
+            options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(module.Config)]
+            text = f"{text}; {configs.did_you_mean(text.split()[2].strip(','), options)}".rstrip("; ")
         raise UserError(f"{text}; see {prog} --help") from stop
 
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from metapt.algorithm import Algorithm, AlgorithmState
+from metapt.checks import whole
 from metapt.hypergrad import finite_difference, first_order, fixed_point, implicit, truncate, unroll
 from metapt.solvers import cg, minres, neumann, nystrom, relative
 from metapt.types import Batches, PyTree, Rule, SolveInfo
@@ -124,8 +125,7 @@ def check_hypergradient(
         [('unroll', 0.0, 1.0), ('implicit', 0.13, 1.0)]
     """
     for name, steps in (("pretrain_steps", pretrain_steps), ("finetune_steps", finetune_steps)):
-        if steps < 1:
-            raise ValueError(f"check_hypergradient: {name}={steps} must be at least 1")
+        whole(f"check_hypergradient: {name}", steps)
     first = lambda tree, steps: jax.tree.map(lambda x: x[:steps], tree)
     batches = batches._replace(
         pretrain=first(batches.pretrain, pretrain_steps), finetune=first(batches.finetune, finetune_steps)

@@ -272,7 +272,8 @@ def test_seeds_one_after_the_other_are_the_seeds_side_by_side(folder, tmp_path):
     experiment = _experiment(folder)
     results = []
     for together in (True, False):
-        run_folder = RunFolder.create(tmp_path / str(together), "ppi_tissues", configs.load("ppi_tissues").Config())
-        results.append(run_experiment(experiment._replace(seeds_together=together), "x", 0, run_folder, quiet=True))
+        config = configs.load("ppi_tissues").Config()
+        with RunFolder.create(tmp_path / str(together), "ppi_tissues", config) as run_folder:
+            results.append(run_experiment(experiment._replace(seeds_together=together), "x", 0, run_folder, quiet=True))
     for arm in results[0]["arms"]:
         np.testing.assert_allclose(*(result["arms"][arm]["mean"] for result in results), atol=2e-3)

@@ -167,7 +167,7 @@ def test_what_steers_views_starts_where_it_should(key):
     assert phi == {"noise": 0.0, "mask": 0.0}
     chex.assert_trees_all_close(made.constrain(phi), {"noise": jnp.array(0.1), "mask": jnp.array(0.4)}, rtol=1e-12)
     for wrong in (0.0, 1.0):
-        with pytest.raises(ValueError, match=f"start={wrong} must be between 0 and 1"):
+        with pytest.raises(ValueError, match=f"start={wrong} must be above 0 and below 1"):
             meta.fraction(wrong)
     with pytest.raises(ValueError, match="start=-1 must be above 0"):
         meta.positive(-1)

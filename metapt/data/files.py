@@ -51,6 +51,9 @@ def read_npz(name: str, path: Path, keys: Collection[str], cure: str) -> dict[st
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in keys if key in archive}
+            for key, value in arrays.items():
+                if not isinstance(value, np.ndarray):  # numpy gives the bytes of what it does not know
+                    raise ValueError(f"{key} is no array")
     except Exception as error:  # damage shows as BadZipFile, zlib.error, EOFError, NotImplementedError, TokenError, ...
         raise ValueError(f"{name}: {path} is no .npz archive, or damaged ({one_line(error)}): {cure}") from error
     if len(arrays) < len(keys):
@@ -58,7 +61,7 @@ def read_npz(name: str, path: Path, keys: Collection[str], cure: str) -> dict[st
     return arrays
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's message without its line breaks."""
     return " ".join(str(error).split())
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.ndimage import gaussian_filter1d
 
+from metapt.checks import real
 from metapt.data.views import View
 from metapt.types import PyTree
 
@@ -141,8 +142,7 @@ def lead_dropout(temperature: float = 0.1) -> View:
         >>> bool(abs((kept < 0.5).mean() - 0.25) < 0.02)
         True
     """
-    if temperature <= 0:
-        raise ValueError(f"lead_dropout: temperature={temperature} must be above 0")
+    real("lead_dropout: temperature", temperature, above=0)
 
     def view(share: PyTree, x: Array, key: Array) -> Array:
         odds = jnp.log1p(-_each(share)) - jnp.log(_each(share))

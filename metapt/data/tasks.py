@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from metapt.checks import whole
+from metapt.data.splits import labels as class_labels
+
 
 def plant_tasks(rng: np.random.Generator, y: np.ndarray, real: int, noise: int) -> np.ndarray:
     """Labels of `real + noise` binary tasks, real ones first: float32 `[N, T]` of 0 and 1.
@@ -13,8 +16,9 @@ def plant_tasks(rng: np.random.Generator, y: np.ndarray, real: int, noise: int) 
         >>> labels.shape, labels[:, :2].mean(0).tolist()
         ((30, 6), [0.5, 0.5])
     """
-    if real < 1 or noise < 0:
-        raise ValueError(f"plant_tasks: real={real} must be at least 1 and noise={noise} at least 0")
+    whole("plant_tasks: real", real)
+    whole("plant_tasks: noise", noise, least=0)
+    y = class_labels("plant_tasks", y)
     classes = int(y.max()) + 1
     halves = np.stack([rng.permutation(classes) < classes // 2 for _ in range(real)], axis=1)
     coins = rng.random((len(y), noise)) < 0.5

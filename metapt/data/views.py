@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 
+from metapt.checks import real
 from metapt.types import PyTree
 
 View = Callable[[PyTree, Array, Array], Array]  # (context, x [B, ...], key) -> x [B, ...]
@@ -41,8 +42,7 @@ def random_rotation(std: float) -> View:
         >>> view(jnp.array(180.0), jnp.array([[[1.0, 2.0], [3.0, 4.0]]]), jax.random.key(0)).round(4).tolist()
         [[[4.0, 3.0], [2.0, 1.0]]]
     """
-    if std < 0:
-        raise ValueError(f"random_rotation: std={std} degrees must be at least 0")
+    real("random_rotation: std", std, least=0, why="degrees")
 
     def view(mean, x, key):
         return jax.vmap(rotate)(x, mean + std * jax.random.normal(key, x.shape[:1], x.dtype))

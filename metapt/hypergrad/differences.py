@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from metapt.checks import real
 from metapt.types import PyTree
 
 Differentiate = Callable[..., Callable[..., Any]]
@@ -54,8 +55,7 @@ def central_differences(step: float) -> Differentiate:
         >>> gradient.round(4).tolist(), aux
         ([6.0, 2.0], 'aux')
     """
-    if not step > 0:
-        raise ValueError(f"central_differences: step={step} must be above 0 (in the units of the meta-parameters)")
+    real("central_differences: step", step, above=0, why="in the units of the meta-parameters")
 
     def estimate(value: Callable[[PyTree], Array], phi: PyTree, *rest: Any) -> PyTree:
         flat, unravel = ravel_pytree(phi)

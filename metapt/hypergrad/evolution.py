@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from metapt.checks import real, whole
 from metapt.hypergrad.differences import Differentiate, stand_in
 from metapt.types import PyTree
 
@@ -117,7 +118,5 @@ def _antithetic(losses: Array, shifts: Array, sigma: float) -> Array:
 
 
 def _check(name: str, sigma: float, pairs: int) -> None:
-    if not sigma > 0:
-        raise ValueError(f"{name}: sigma={sigma} must be above 0 (in the units of the meta-parameters)")
-    if pairs < 1:
-        raise ValueError(f"{name}: pairs={pairs} must be at least 1")
+    real(f"{name}: sigma", sigma, above=0, why="in the units of the meta-parameters")
+    whole(f"{name}: pairs", pairs)

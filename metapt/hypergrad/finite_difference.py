@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metapt.checks import real
 from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
-from metapt.stages import assert_differentiable, assert_responsive, loop as loops, move
+from metapt.stages import assert_differentiable, assert_responsive, assert_stage, loop as loops, move
 from metapt.types import Fit, Loop, PyTree, SolveInfo, Stage
 
 
@@ -38,8 +39,8 @@ def finite_difference(stage: Stage, radius: float = 0.01, loop: Loop = loops.aut
         >>> round(float(jax.grad(end)(2.0)), 4)
         0.5
     """
-    if not radius > 0:
-        raise ValueError(f"finite_difference: radius={radius} must be above 0 (in the units of the parameters)")
+    real("finite_difference: radius", radius, above=0, why="in the units of the parameters")
+    assert_stage(stage)
     assert_differentiable(stage.optimizer, "finite_difference")
     assert_responsive(stage.optimizer, "finite_difference")
 

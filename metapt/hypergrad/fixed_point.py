@@ -7,7 +7,7 @@ import optax
 from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
 from metapt.hypergrad.curvature import hessian_product, mixed_product
 from metapt.solvers.neumann import neumann
-from metapt.stages import assert_differentiable, assert_responsive, depends, loop as loops, move
+from metapt.stages import assert_differentiable, assert_responsive, assert_stage, depends, loop as loops, move
 from metapt.types import Fit, Loop, PyTree, Solve, SolveInfo, Stage, StageState
 
 
@@ -42,6 +42,7 @@ def fixed_point(stage: Stage, solve: Solve = neumann(terms=5, step=1.0), loop: L
         >>> float(jax.grad(end)(2.0))
         0.5
     """
+    assert_stage(stage)
     assert_differentiable(stage.optimizer, "fixed_point")
     assert_responsive(stage.optimizer, "fixed_point")
 

@@ -4,6 +4,7 @@ import jax
 import optax
 from jax import Array
 
+from metapt.checks import whole
 from metapt.hypergrad.adjoint import End, last_loss, with_adjoint
 from metapt.hypergrad.curvature import hessian_product, mixed_product
 from metapt.solvers import jaxopt_backend
@@ -58,10 +59,7 @@ def implicit(
         >>> float(jax.grad(end)(2.0))
         1.0
     """
-    if batches < 1:
-        raise ValueError(
-            f"implicit: batches={batches} must be at least 1 (the last batches that H and M are averaged over)"
-        )
+    whole("implicit: batches", batches, why="the last batches that H and M are averaged over")
 
     def adjoint(end: End, v: PyTree, start: PyTree) -> tuple[PyTree, SolveInfo]:
         params, loss = end.state.params, last_loss(stage.objective, end)

@@ -3,6 +3,7 @@
 import optax
 from jax import Array
 
+from metapt.checks import real
 from metapt.hypergrad.implicit import implicit
 from metapt.solvers.cg import cg
 from metapt.stages import loop as loops
@@ -35,10 +36,7 @@ def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop
         >>> float(jax.grad(end)(2.0))
         0.25
     """
-    if not strength > 0:
-        raise ValueError(
-            f"proximal: strength={strength} must be above 0 (at 0 the start has no influence on the minimum)"
-        )
+    real("proximal: strength", strength, above=0, why="at 0 the start has no influence on the minimum")
 
     def pulled(params, context, extra, batch, key):
         start, context = context

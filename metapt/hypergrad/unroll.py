@@ -4,6 +4,7 @@ import jax
 import optax
 from jax import Array, lax
 
+from metapt.checks import whole
 from metapt.stages import assert_differentiable, loop as loops, step_keys, trainer
 from metapt.stages.stage import Remat
 from metapt.types import Fit, Loop, PyTree, SolveInfo, Stage, StageInfo, StageState
@@ -30,8 +31,8 @@ def unroll(stage: Stage, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
         >>> round(float(jax.grad(end)(2.0)), 6), round(1 - 0.9**3, 6)
         (0.271, 0.271)
     """
-    assert_differentiable(stage.optimizer, "unroll")
     train = trainer(stage, loop, remat)
+    assert_differentiable(stage.optimizer, "unroll")
 
     def fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
@@ -50,10 +51,9 @@ def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.
     Raises:
         ValueError: when built, if `last < 1`, or as `unroll`.
     """
-    if last < 1:
-        raise ValueError(f"truncate: last={last} must be at least 1 (the number of steps to differentiate through)")
-    assert_differentiable(stage.optimizer, "truncate")
+    whole("truncate: last", last, why="the number of steps to differentiate through")
     train = trainer(stage, loop, remat)
+    assert_differentiable(stage.optimizer, "truncate")
 
     def fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None

@@ -1,5 +1,8 @@
-"""Checkpoints by orbax: the arrays of a tree and a small JSON position, whole or absent, the last two kept."""
+"""Checkpoints by orbax: the arrays of a tree and a small JSON position, sealed by a checksum, the last two kept."""
 
+import hashlib
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,35 +10,92 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from metapt.data.files import one_line
+from metapt.io.errors import UserError
 from metapt.types import PyTree
+
+_log = logging.getLogger("metapt")
+Leaves = list[np.ndarray]
 
 
 class Checkpoints:
-    """`save(number, tree, position)`, `latest()`, `restore(number, like)`."""
+    """`save(number, tree, position)`, and `newest`, which passes over what is damaged."""
 
     def __init__(self, path: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(path.absolute(), options=options)
 
     def save(self, number: int, tree: PyTree, position: dict[str, Any]) -> None:
-        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        arguments = ocp.args.Composite(leaves=ocp.args.StandardSave(leaves), position=ocp.args.JsonSave(position))
-        self._manager.save(number, args=arguments)
+        """Whole or absent.
 
-    def latest(self) -> int | None:
-        return self._manager.latest_step()
+        Raises:
+            OSError: if it cannot be written.
+        """
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        named = {str(i): leaf for i, leaf in enumerate(leaves)}
+        sealed = {"position": position, "sha256": _digest(leaves, position)}
+        arguments = ocp.args.Composite(leaves=ocp.args.StandardSave(named), position=ocp.args.JsonSave(sealed))
+        try:
+            self._manager.save(number, args=arguments)
+        except OSError:
+            raise
+        except Exception as error:  # tensorstore's: ValueError, XlaRuntimeError, ...
+            raise OSError(f"checkpoint {number}: {one_line(error)}") from error
 
-    def position(self, number: int) -> dict[str, Any]:
-        return self._manager.restore(number, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+    def newest(self, logged: int) -> tuple[int, dict[str, Any], Leaves] | None:
+        """Number, position and arrays of the newest whole checkpoint; damaged ones are named in a warning, and deleted.
 
-    def restore(self, number: int, like: PyTree) -> PyTree:
-        """The tree, in the structure of `like` (arrays or shapes)."""
-        shapes, structure = jax.tree.flatten(like)
-        leaves = {str(i): np.empty(leaf.shape, leaf.dtype) for i, leaf in enumerate(shapes)}
-        restored = self._manager.restore(number, args=ocp.args.Composite(leaves=ocp.args.StandardRestore(leaves)))[
-            "leaves"
-        ]
-        return jax.tree.unflatten(structure, [restored[str(i)] for i in range(len(shapes))])
+        One whose position is beyond the `logged` bytes of metrics is as good as damaged: what it continues is lost.
+        """
+        damaged: dict[int, str] = {}
+        found = None
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = number, *self._read(number, logged)
+                break
+            except Exception as error:  # damage shows as ValueError, KeyError, FileNotFoundError, JSONDecodeError, ...
+                damaged[number] = one_line(error)
+        for number, reason in damaged.items():
+            instead = f"going on from checkpoint {found[0]}" if found else "starting over, as there is no other"
+            _log.warning("checkpoint %d is damaged (%.120s): %s", number, reason, instead)
+            self._manager.delete(number)
+        return found
+
+    def _read(self, number: int, logged: int) -> tuple[dict[str, Any], Leaves]:
+        arguments = ocp.args.Composite(leaves=ocp.args.StandardRestore(), position=ocp.args.JsonRestore())
+        saved = self._manager.restore(number, args=arguments)
+        position, leaves = saved["position"]["position"], saved["leaves"] or {}
+        arrays = [np.asarray(leaves[str(i)]) for i in range(len(leaves))]
+        if _digest(arrays, position) != saved["position"]["sha256"]:
+            raise ValueError("its numbers are not what its checksum says")
+        if position["metrics_size"] > logged:
+            raise ValueError(f"it continues {position['metrics_size']} bytes of metrics, but there are {logged}")
+        return position, arrays
 
     def close(self) -> None:
         self._manager.close()
+
+
+def as_tree(leaves: Leaves, like: PyTree) -> PyTree:
+    """The arrays of a checkpoint, in the structure of `like` (arrays or shapes).
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    wanted, structure = jax.tree.flatten(like)
+    layout = lambda arrays: [(tuple(a.shape), np.dtype(a.dtype)) for a in arrays]
+    if layout(leaves) != layout(wanted):
+        raise UserError(
+            "the checkpoint has arrays of other shapes than the config: the code or config.json changed since; "
+            "restore them, or start a new run"
+        )
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _digest(leaves: Leaves, position: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(position, sort_keys=True).encode())
+    for leaf in leaves:
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()

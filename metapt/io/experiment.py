@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 from matplotlib.figure import Figure
 
 from metapt.algorithm import Algorithm
+from metapt.io.errors import UserError
 from metapt.types import Batches, PyTree, Rule
 
 Step = Callable[[PyTree, Batches, Array], tuple[PyTree, PyTree]]
@@ -60,3 +63,24 @@ class Outcome(NamedTuple):
     curves: dict[str, list[tuple[int, list[float]]]]  # arm -> [(outer steps done, metric by seed)]
     infos: dict[str, dict[str, list]]  # arm -> name of a logged figure -> [outer steps][seeds]
     parts: dict[str, Any]  # arm -> [seeds, parts], the metric by part
+
+
+def check_data(data: PyTree) -> None:
+    """Refuses data without one common seed axis, empty data, and numbers that are not finite. The test set is not looked at.
+
+    Raises:
+        UserError: with the name of the array.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    seeds = {leaf.shape[0] if leaf.ndim else None for _, leaf in leaves}
+    if len(seeds) != 1 or None in seeds:
+        raise UserError(f"data: every array must have the same leading seed axis, found {sorted(map(str, seeds))}")
+    for path, leaf in leaves:
+        name = f"data: {jax.tree_util.keystr(path, simple=True, separator='.')}"
+        if not leaf.size:
+            raise UserError(f"{name} is empty, {list(leaf.shape)}: give it examples, or leave it out")
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+            wrong = int((~jnp.isfinite(leaf)).sum())
+            raise UserError(
+                f"{name} has {wrong} values of {leaf.size} that are NaN or infinite: drop or mend those examples"
+            )

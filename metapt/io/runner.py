@@ -14,16 +14,17 @@ from jax import Array
 
 from metapt.algorithm import run as run_steps
 from metapt.io import stats
-from metapt.io.checkpoint import Checkpoints
-from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step
+from metapt.io.checkpoint import Checkpoints, as_tree
+from metapt.io.diagnosis import Watch, advice
+from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step, check_data
 from metapt.io.folder import RunFolder, versions
 from metapt.io.progress import Bar, progress_bar
 from metapt.io.zero import cut_at
 from metapt.types import PyTree
 
+_log = logging.getLogger("metapt")
 CHUNKS = 10  # an arm is judged on the held-out data, and may be checkpointed, this often
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
-_log = logging.getLogger("metapt")
 
 
 def run_experiment(
@@ -31,6 +32,7 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Runs, or continues, `experiment` in `folder`; writes `result.json` and the plots; returns the result."""
     begun = time.monotonic()
+    check_data(experiment.data)
     runs = jax.tree.leaves(experiment.data)[0].shape[0]
     runner = _Runner(experiment, jax.random.split(jax.random.key(seed), runs), folder)
     total = sum(phase.steps for arm in experiment.arms for phase in arm.phases)
@@ -49,14 +51,21 @@ def run_experiment(
         "arms": {arm: stats.summary(scores) for arm, scores in outcome.scores.items()},
         "comparisons": stats.comparisons(outcome.scores, experiment.baseline),
         "meta": experiment.summarize(outcome),
-        "skipped_updates": int(sum(np.sum(infos.get("skipped", 0)) for infos in outcome.infos.values())),
+        "skipped_updates": _total(outcome, "skipped"),
+        "skipped_steps": _total(outcome, "pretrain.skipped") + _total(outcome, "finetune.skipped"),
+        "advice": advice(outcome.infos),
         "seconds": round(runner.seconds_before + time.monotonic() - begun, 1),
         "versions": versions(),
     }
+    folder.plots.mkdir(exist_ok=True)
     for plot, figure in experiment.plots(outcome).items():
         figure.savefig(folder.plots / f"{plot}.png", dpi=110)
     folder.write_json("result.json", result)
     return result
+
+
+def _total(outcome: Outcome, figure: str) -> int:
+    return int(sum(np.sum(infos.get(figure, 0)) for infos in outcome.infos.values()))
 
 
 class _Runner:
@@ -77,25 +86,27 @@ class _Runner:
 
     def resume(self) -> int:
         """Goes to the last checkpoint, if there is one; returns the number of outer steps already done."""
-        number = self.checkpoints.latest()
-        if number is None:
+        found = self.checkpoints.newest(self.folder.metrics_size())
+        if found is None:
             self.folder.truncate_metrics(0)
             return 0
-        position = self.checkpoints.position(number)
+        number, position, leaves = found
         self.arm, self.done, self.curves = position["arm"], position["done"], position["curves"]
         self.seconds_before = position["seconds"]
         exports: dict[str, PyTree] = {}
         for arm in self.experiment.arms[: self.arm]:
             exports[arm.name] = jax.eval_shape(arm.export, jax.eval_shape(self._init(arm), exports))
         state = jax.eval_shape(self._init(self.experiment.arms[self.arm]), exports) if self.done else None
-        self.state, restored = self.checkpoints.restore(number, (state, exports))
+        self.state, restored = as_tree(leaves, (state, exports))
         self.exports = {name: restored[name] for name in exports}  # in the order of the arms, which a tree forgets
         self.folder.truncate_metrics(position["metrics_size"])
+        _log.info("resumed at outer step %d", number)
         return number
 
     def run_arm(self, index: int, bar: Bar) -> None:
         arm = self.experiment.arms[index]
         bar.label(arm.name)
+        watch = Watch()
         if self.done == 0:
             self.state = self._init(arm)(self.exports)
             self.curves[arm.name] = [(0, self._judge(arm))]
@@ -103,8 +114,10 @@ class _Runner:
             self.state, info = self._chunk(phase.step, phase.draw)(
                 self.state, self.keys, self.experiment.data, jnp.asarray(numbers)
             )
-            rows = list(_rows(arm.name, numbers, info))
+            figures = _figures(info)
+            rows = list(_rows(arm.name, numbers, figures))
             self.folder.log(rows)
+            watch.see(arm.name, figures)
             self._say_if_zero(arm, phase, rows)
             self.done = numbers[-1] + 1
             if judged:
@@ -213,16 +226,19 @@ def _piece(steps: int, most: int) -> int:
     return divisor if 3 * divisor >= most else most
 
 
-def _rows(arm: str, numbers: range, info: PyTree) -> Iterator[dict[str, Any]]:
-    """One row an outer step; every figure is a list over seeds, averaged over its further axes."""
-    figures = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(info):
-        values = np.asarray(leaf, np.float64)  # [seeds, steps, ...]
-        figures[".".join(str(getattr(key, "name", getattr(key, "key", key))) for key in path)] = values.reshape(
-            *values.shape[:2], -1
-        ).mean(-1)
+def _figures(info: PyTree) -> dict[str, np.ndarray]:
+    """Every leaf by its dotted name, `[seeds, steps, ...]`."""
+    leaves = jax.tree_util.tree_leaves_with_path(info)
+    name = lambda path: ".".join(str(getattr(key, "name", getattr(key, "key", key))) for key in path)
+    return {name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _rows(arm: str, numbers: range, figures: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """One row an outer step; every figure is a list over seeds: over its further axes events are counted, numbers averaged."""
+    rows = {}
+    for name, values in figures.items():
+        of_step = values.reshape(*values.shape[:2], -1).astype(np.float64)
+        rows[name] = of_step.sum(-1) if values.dtype == bool else of_step.mean(-1)
     for i, number in enumerate(numbers):
-        row = {
-            name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in figures.items()
-        }
+        row = {name: [x if math.isfinite(x) else None for x in values[:, i].tolist()] for name, values in rows.items()}
         yield {"arm": arm, "step": number, **row}

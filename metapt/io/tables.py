@@ -27,10 +27,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     console.print(table)
     for name, value in result["meta"].items():
         console.print(f"{name}: {'in result.json' if _depth(value) > 2 else _figure(value)}", highlight=False)
-    if result["skipped_updates"]:
-        console.print(
-            f"{result['skipped_updates']} updates skipped: their hypergradient was not finite", highlight=False
-        )
+    for line in result.get("advice", []):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from metapt.checks import real
 from metapt.types import Meta, Model
 
 
@@ -18,8 +19,7 @@ def positive(start: float) -> Meta:
         >>> round(float(meta.constrain(meta.init(jax.random.key(0)))), 4), round(float(meta.constrain(jnp.log(2.0))), 4)
         (0.1, 0.2)
     """
-    if start <= 0:
-        raise ValueError(f"positive: start={start} must be above 0")
+    real("positive: start", start, above=0)
     return Meta(lambda key: jnp.zeros(()), lambda phi: start * jnp.exp(phi))
 
 
@@ -31,8 +31,7 @@ def fraction(start: float) -> Meta:
         >>> round(float(meta.constrain(meta.init(jax.random.key(0)))), 4)
         0.25
     """
-    if not 0 < start < 1:
-        raise ValueError(f"fraction: start={start} must be between 0 and 1, both excluded")
+    real("fraction: start", start, above=0, below=1)
     offset = float(np.log(start) - np.log1p(-start))
     return Meta(lambda key: jnp.zeros(()), lambda phi: jax.nn.sigmoid(phi + offset))
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
+from metapt.checks import real, whole
 from metapt.types import Meta, Model
 
 
@@ -30,9 +31,9 @@ def softmax_weights(n: int, total: float | None = None) -> Meta:
         >>> meta.constrain(jnp.array([0.0, 0.0, 0.0, jnp.log(5.0)])).round(3).tolist()
         [0.5, 0.5, 0.5, 2.5]
     """
+    whole("n", n, why="the number of weights")
     size = n if total is None else total
-    if total is not None and total <= 0:
-        raise ValueError(f"softmax_weights: total={total} must be above 0 (the sum of the weights)")
+    real("softmax_weights: total", size, above=0, why="the sum of the weights")
     return _weights(n, lambda phi: size * jax.nn.softmax(phi))
 
 
@@ -76,8 +77,7 @@ def example_weights(network: Model, bound: float = 2.0) -> Meta:
         >>> meta.constrain(meta.init(jax.random.key(0)))(jnp.ones((2, 3))).tolist()
         [1.0, 1.0]
     """
-    if bound <= 0:
-        raise ValueError(f"example_weights: bound={bound} must be above 0 (the largest possible weight)")
+    real("example_weights: bound", bound, above=0, why="the largest possible weight")
 
     def weigh(params, batch) -> Array:
         logits = network.apply(params, batch)
@@ -114,6 +114,5 @@ def relative_example_weights(network: Model) -> Meta:
 
 
 def _weights(n: int, constrain) -> Meta:
-    if n < 1:
-        raise ValueError(f"n={n} weights: must be at least 1")
+    whole("n", n, why="the number of weights")
     return Meta(lambda key: jnp.zeros(n), constrain)

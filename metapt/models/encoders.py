@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen
 
+from metapt.checks import whole
 from metapt.models.adapters import from_linen
 from metapt.types import Model
 
@@ -32,10 +33,11 @@ def mlp(inputs: int, widths: Sequence[int]) -> Model:
         >>> model.apply(model.init(jax.random.key(0)), jnp.zeros((5, 64))).shape
         (5, 8)
     """
-    if inputs < 1 or not widths or min(widths) < 1:
-        raise ValueError(
-            f"mlp: inputs={inputs}, widths={tuple(widths)} must all be at least 1, with at least one width"
-        )
+    whole("mlp: inputs", inputs)
+    if not widths:
+        raise ValueError(f"mlp: widths={widths!r} must name at least one width")
+    for width in widths:
+        whole("mlp: a width", width)
     return from_linen(_MLP(tuple(widths)), jnp.zeros((1, inputs)))
 
 
@@ -72,6 +74,6 @@ def projection(features: int, hidden: int, outputs: int) -> Model:
         >>> head.apply(head.init(jax.random.key(0)), jnp.ones((5, 32))).shape
         (5, 16)
     """
-    if min(features, hidden, outputs) < 1:
-        raise ValueError(f"projection: features={features}, hidden={hidden}, outputs={outputs} must be at least 1")
+    for name, size in (("features", features), ("hidden", hidden), ("outputs", outputs)):
+        whole(f"projection: {name}", size)
     return from_linen(_Projection(hidden, outputs), jnp.zeros((1, features)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from metapt.checks import real
 from metapt.data.views import View
 from metapt.objectives.predict import Predict
 from metapt.types import Objective
@@ -29,8 +30,7 @@ def contrastive(predict: Predict, view: View, second_view: View | None = None, t
         >>> round(float(loss), 4), round(float(jnp.log1p(2 * jnp.exp(-2))), 4)
         (0.2395, 0.2395)
     """
-    if temperature <= 0:
-        raise ValueError(f"contrastive: temperature={temperature} must be above 0")
+    real("contrastive: temperature", temperature, above=0)
 
     def objective(params, context, extra, batch, key):
         views_key, predict_key = jax.random.split(key)

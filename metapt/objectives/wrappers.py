@@ -4,6 +4,7 @@ import jax
 import optax
 from jax.tree_util import Partial
 
+from metapt.checks import real
 from metapt.data.views import View
 from metapt.types import Objective
 
@@ -39,8 +40,7 @@ def with_l2(objective: Objective, strength: float) -> Objective:
         >>> float(with_l2(zero, 0.5)(jnp.array([3.0, 4.0]), None, None, None, None)[0])
         12.5
     """
-    if strength < 0:
-        raise ValueError(f"with_l2: strength={strength} must be at least 0")
+    real("with_l2: strength", strength, least=0)
 
     def wrapped(params, context, extra, batch, key):
         loss, extra = objective(params, context, extra, batch, key)
@@ -66,8 +66,7 @@ def with_teacher(objective: Objective, decay: float) -> Objective:
         >>> loss, round(float(teacher), 4)
         (10.0, 1.1)
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"with_teacher: decay={decay} must be at least 0 and below 1")
+    real("with_teacher: decay", decay, least=0, below=1)
 
     def wrapped(params, context, extra, batch, key):
         loss, _ = objective(params, Partial(_with_teacher, context, extra), None, batch, key)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from metapt.checks import real, whole
 from metapt.solvers.solver import Damping, Solved, inner, solver
 from metapt.types import Matvec, PyTree, Solve
 
@@ -31,10 +32,8 @@ def cg(max_steps: int, damping: Damping = 0.0, tol: float = 1e-10) -> Solve:
         >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-5)
         ([1.0, 0.25], True)
     """
-    if max_steps < 1:
-        raise ValueError(f"cg: max_steps={max_steps} must be at least 1")
-    if tol < 0:
-        raise ValueError(f"cg: tol={tol} must be at least 0")
+    whole("cg: max_steps", max_steps)
+    real("cg: tol", tol, least=0)
 
     def method(A: Matvec, b: PyTree, _) -> Solved:
         square = inner(b, b)

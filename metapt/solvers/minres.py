@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from metapt.checks import real, whole
 from metapt.solvers.solver import Damping, Solved, inner, solver
 from metapt.types import Matvec, PyTree, Solve
 
@@ -46,10 +47,8 @@ def minres(max_steps: int, damping: Damping = 0.0, tol: float = 1e-10) -> Solve:
         >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-5), bool(info.negative_curvature)
         ([1.0, -0.25], True, True)
     """
-    if max_steps < 1:
-        raise ValueError(f"minres: max_steps={max_steps} must be at least 1")
-    if tol < 0:
-        raise ValueError(f"minres: tol={tol} must be at least 0")
+    whole("minres: max_steps", max_steps)
+    real("minres: tol", tol, least=0)
 
     def method(A: Matvec, b: PyTree, _) -> Solved:
         norm = optax.tree.norm(b)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from metapt.checks import real, whole
 from metapt.solvers.solver import Solved, inner, solver
 from metapt.solvers.spectrum import largest_eigenvalue
 from metapt.types import Matvec, PyTree, Solve
@@ -28,10 +29,9 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
         >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-4), bool(info.negative_curvature)
         ([1.0, 0.25], True, False)
     """
-    if terms < 0:
-        raise ValueError(f"neumann: terms={terms} must be at least 0")
-    if step != "auto" and (isinstance(step, str) or not step > 0):
-        raise ValueError(f"neumann: step={step!r} must be a number above 0, or 'auto'")
+    whole("neumann: terms", terms, least=0)
+    if step != "auto":
+        real("neumann: step", step, above=0, why="or 'auto'")
 
     def method(A: Matvec, b: PyTree, _) -> Solved:
         eta = 1.0 / largest_eigenvalue(A, b) if step == "auto" else step

@@ -6,6 +6,7 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from metapt.checks import real, whole
 from metapt.solvers.solver import Damping, Solved, solver
 from metapt.types import Matvec, PyTree, Solve
 
@@ -34,12 +35,9 @@ def nystrom(rank: int, damping: Damping) -> Solve:
         >>> [round(float(value), 4) for value in x], bool(info.residual < 1e-5)
         ([0.5, 0.2], True)
     """
-    if rank < 1:
-        raise ValueError(f"nystrom: rank={rank} must be at least 1")
-    if not callable(damping) and not damping > 0:
-        raise ValueError(
-            f"nystrom: damping={damping} must be above 0 (directions outside the sketch are divided by it)"
-        )
+    whole("nystrom: rank", rank)
+    if not callable(damping):
+        real("nystrom: damping", damping, above=0, why="directions outside the sketch are divided by it")
 
     def method(A: Matvec, b: PyTree, rho) -> Solved:
         flat, unravel = ravel_pytree(b)

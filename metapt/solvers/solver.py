@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from metapt.checks import real
 from metapt.types import Matvec, PyTree, Solve, SolveInfo
 
 Damping = float | Callable[[Matvec, PyTree], Array]  # a number, or a rule (matvec, like) -> number
@@ -31,8 +32,8 @@ def solver(method: Callable[[Matvec, PyTree, Array | float], Solved], damping: D
     Raises:
         ValueError: if `damping < 0`; `name` says whose it is.
     """
-    if not callable(damping) and damping < 0:
-        raise ValueError(f"{name}={damping} must be at least 0 (it is added to every eigenvalue)")
+    if not callable(damping):
+        real(name, damping, least=0, why="it is added to every eigenvalue")
 
     def solve(matvec: Matvec, b: PyTree, start: PyTree = None) -> tuple[PyTree, SolveInfo]:
         rho = shift(damping, matvec, b)

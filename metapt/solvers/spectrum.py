@@ -6,6 +6,7 @@ import jax
 import optax
 from jax import Array, lax
 
+from metapt.checks import real
 from metapt.types import Matvec, PyTree
 
 POWER_ITERATIONS = 10
@@ -46,8 +47,5 @@ def relative(share: float) -> Callable[[Matvec, PyTree], Array]:
         >>> round(float(relative(0.01)(lambda v: jnp.array([1.0, -5.0]) * v, jnp.zeros(2))), 3)
         0.05
     """
-    if not share > 0:
-        raise ValueError(
-            f"relative: share={share} must be above 0 (a share of the largest eigenvalue, for example 1e-3)"
-        )
+    real("relative: share", share, above=0, why="a share of the largest eigenvalue, for example 1e-3")
     return lambda matvec, like: share * largest_eigenvalue(matvec, like)

@@ -1,7 +1,7 @@
 """4. What it is to train: objective + optimizer -> `Stage`; the training loop, written once; what passes between stages."""
 
 from metapt.stages import loop
-from metapt.stages.check import assert_differentiable, assert_responsive, depends
+from metapt.stages.check import assert_differentiable, assert_responsive, assert_stage, depends
 from metapt.stages.features import on_encoded
 from metapt.stages.stage import move, start, start_model, stationarity_gap, step, step_keys, trainer
 from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
@@ -9,6 +9,7 @@ from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_feat
 __all__ = [
     "assert_differentiable",
     "assert_responsive",
+    "assert_stage",
     "depends",
     "loop",
     "move",

@@ -7,7 +7,29 @@ import jax.numpy as jnp
 import optax
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from metapt.types import PyTree
+from metapt.types import PyTree, Stage
+
+
+def assert_stage(stage: Stage) -> None:
+    """Raises if this is no objective with an optimizer.
+
+    Raises:
+        ValueError: with what it is instead.
+
+    Example:
+        >>> assert_stage(optax.sgd(0.1))
+        Traceback (most recent call last):
+        ...
+        ValueError: a rule takes Stage(objective, optimizer), found GradientTransformationExtraArgs
+    """
+    if not isinstance(stage, Stage):
+        raise ValueError(f"a rule takes Stage(objective, optimizer), found {type(stage).__name__}")
+    if not callable(stage.objective):
+        raise ValueError(
+            f"Stage: objective={stage.objective!r} must be a function (params, context, extra, batch, key)"
+        )
+    if not isinstance(stage.optimizer, optax.GradientTransformation):
+        raise ValueError(f"Stage: optimizer={stage.optimizer!r} must be one of optax, for example optax.adam(1e-3)")
 
 
 def assert_differentiable(optimizer: optax.GradientTransformation, rule: str) -> None:

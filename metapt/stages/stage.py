@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.tree_util import Partial
 
 from metapt.stages import loop as loops
-from metapt.types import Loop, Model, PyTree, Stage, StageInfo, StageState, StatefulModel
+from metapt.stages.check import assert_stage
+from metapt.types import Loop, Model, Objective, PyTree, Stage, StageInfo, StageState, StatefulModel
 
 Remat = Literal["none", "full", "nested"]
 Train = Callable[[StageState, PyTree, PyTree, Array], tuple[StageState, StageInfo]]
@@ -44,6 +46,9 @@ def step(
 ) -> tuple[StageState, StageInfo]:
     """One step of training: `inputs` is `(batch, key)`.
 
+    Where the loss or its gradient is not finite, the optimizer sees a gradient of zero, `extra` stays as it is, and
+    `info.skipped` says so. A derivative through such a step is not finite either: `updates.by_gradient` drops it.
+
     Example:
         >>> stage = Stage(lambda params, context, extra, batch, key: (params**2, extra), optax.sgd(0.1))
         >>> state, info = step(stage, None, start(stage, 3.0), (None, jax.random.key(0)))
@@ -51,10 +56,17 @@ def step(
         (2.4, 9.0, 6.0)
     """
     batch, key = inputs
-    value_and_grad = jax.value_and_grad(stage.objective, has_aux=True)
+    value_and_grad = jax.value_and_grad(_checked(stage.objective), has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    # Of the gradient, not of the state after: a select among parameters and moments costs several per cent of a step.
+    gradient, extra = (
+        jax.tree.map(lambda new, old: jnp.where(finite, new, old), *pair)
+        for pair in ((gradient, optax.tree.zeros_like(gradient)), (extra, state.extra))
+    )
     params, opt_state = move(stage, context, state, gradient)
-    return StageState(params, opt_state, extra), StageInfo(loss, optax.tree.norm(gradient))
+    return StageState(params, opt_state, extra), StageInfo(loss, norm, ~finite)
 
 
 def stationarity_gap(end: StageState, info: StageInfo) -> Array:
@@ -75,6 +87,25 @@ def stationarity_gap(end: StageState, info: StageInfo) -> Array:
     return info.grad_norm[-1] * optax.tree.norm(end.params) / jax.numpy.abs(info.loss[-1])
 
 
+def _checked(objective: Objective) -> Callable:
+    """The objective, which must return what `Objective` says (seen when it is traced)."""
+
+    def checked(*arguments):
+        found = objective(*arguments)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise ValueError(
+                f"objective: it must return (loss, extra), found {type(found).__name__}; return (loss, extra)"
+            )
+        if jnp.shape(found[0]) != () or not jnp.issubdtype(jnp.result_type(found[0]), jnp.floating):
+            kind = f"{jnp.result_type(found[0])} {list(jnp.shape(found[0]))}"
+            raise ValueError(
+                f"objective: the loss must be one floating number, found {kind}; take the mean over the batch"
+            )
+        return found
+
+    return checked
+
+
 def move(stage: Stage, context: PyTree, state: StageState, gradient: PyTree) -> tuple[PyTree, PyTree]:
     """What the optimizer makes of a gradient: `(params, opt_state)`. One that has settings in the context gets to see it."""
     optimizer = optax.with_extra_args_support(stage.optimizer)
@@ -90,6 +121,7 @@ def trainer(stage: Stage, loop: Loop = loops.auto, remat: Remat = "none") -> Tra
         remat: what the backward pass recomputes: `"none"` nothing, `"full"` the inside of every step, `"nested"` also
             the states between about sqrt(S) of the S steps.
     """
+    assert_stage(stage)
     if remat not in get_args(Remat):
         raise ValueError(f"remat: {remat!r} is not one of {', '.join(map(repr, get_args(Remat)))}")
     # Made once: the host loop recognises its compiled step by this object.
@@ -105,4 +137,8 @@ def trainer(stage: Stage, loop: Loop = loops.auto, remat: Remat = "none") -> Tra
 
 def step_keys(key: Array, batches: PyTree) -> Array:
     """One key a step, `[S]`."""
-    return jax.random.split(key, loops.length(batches))
+    steps = loops.length(batches)
+    try:
+        return jax.random.split(key, steps)
+    except TypeError as error:
+        raise ValueError(f"key: {key!r} must be a key, for example jax.random.key(0)") from error
