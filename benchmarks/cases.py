@@ -242,7 +242,7 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def _smooth(x: np.ndarray, axis: int) -> np.ndarray:
-    return sum(np.roll(x, shift, axis) for shift in range(-6, 7)) / np.float32(13**0.5)
+    return np.sum([np.roll(x, shift, axis) for shift in range(-6, 7)], 0) / np.float32(13**0.5)
 
 
 def _molecules(rng: np.random.Generator, sizes: np.ndarray, atoms: int, bonds: int) -> dict:

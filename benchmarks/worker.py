@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,12 +55,15 @@ def operations(case: cases.Case) -> dict:
 
     XLA counts the inside of a loop once, so there are none here; of long ones the count grows by the same with every step.
     """
+    import jax
+
     from benchmarks.implementations import jax_common, jax_loop
 
     def count(case: cases.Case, hypergradient: bool) -> float:
         arrays = jax_common.load(case, float64=False)
         init, step = jax_loop.make(case, hypergradient, unrolled=True)
-        return jax_common.jax.jit(step).lower(init(arrays), arrays).cost_analysis()["flops"]
+        cost: Any = jax.jit(step).lower(init(arrays), arrays).cost_analysis()
+        return cost["flops"]
 
     def whole(hypergradient: bool) -> float:
         if case.K <= 10:
@@ -127,6 +131,6 @@ if __name__ == "__main__":
 
     with contextlib.suppress(BrokenPipeError):
         try:
-            main(*sys.argv[1:], to_parent)
+            main(sys.argv[1], sys.argv[2], sys.argv[3], to_parent)
         except Exception as error:
             to_parent({"error": f"{type(error).__name__}: {error}".splitlines()[0][:160]})

@@ -45,7 +45,7 @@ OPS = Ops(
 
 def load(case: Case, float64: bool) -> Arrays:
     """The arrays of all seeds; with more than one, stacked along a leading axis."""
-    if jax.config.jax_enable_x64 != float64:
+    if (jnp.result_type(float) == np.float64) != float64:
         jax.config.update("jax_enable_x64", float64)
     kind = lambda x: (np.float64 if float64 else np.float32) if np.issubdtype(x.dtype, np.floating) else np.int32
     seeds = [jax.tree.map(lambda x: jnp.asarray(x, kind(x)), case.arrays(seed)) for seed in range(case.seeds)]
@@ -57,7 +57,8 @@ def warm_adam(case: Case):
     optimizer = optax.adam(case.finetune_lr, eps=case.finetune_eps, eps_root=case.finetune_eps)
 
     def init(params):
-        adam, *rest = optimizer.init(params)
+        state: Any = optimizer.init(params)
+        adam, *rest = state
         second = jax.tree.map(lambda x: jnp.full_like(x, case.warm_second), params)
         return (adam._replace(count=adam.count + case.warm_count, nu=second), *rest)
 

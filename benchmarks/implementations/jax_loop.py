@@ -14,9 +14,9 @@ from benchmarks.implementations import jax_common
 class State(NamedTuple):
     """What the next meta-iteration needs."""
 
-    params: dict
+    params: Any
     adam: Any
-    phi: dict
+    phi: Any
     meta_adam: Any
 
 

@@ -42,11 +42,11 @@ def make(case: Case):
     ops = jax_common.OPS
     adam, start = jax_common.warm_adam(case)
 
-    def pretrain_loss(params, phi, extra, batch, key):
-        return case.pretrain_loss(ops, params, phi, batch), extra
+    def pretrain_loss(params, context, extra, batch, key):
+        return case.pretrain_loss(ops, params, context, batch), extra
 
-    def finetune_loss(params, encoder, extra, batch, key):
-        encoder, head = (encoder, params) if case.head_only else (params["encoder"], params["head"])
+    def finetune_loss(params, context, extra, batch, key):
+        encoder, head = (context, params) if case.head_only else (params["encoder"], params["head"])
         return case.finetune_loss(ops, encoder, head, batch), extra
 
     pretrain = Stage(pretrain_loss, optax.adam(case.pretrain_lr))
