@@ -42,17 +42,19 @@ def write(rows: list[dict], folder: Path, date: datetime.date) -> None:
 def table(rows: list[dict]) -> str:
     """All measurements, in Markdown; then what was left out."""
     lines = [
-        "| case | implementation | CPU ms | spread | ratio | wall ms | first call s | peak MB | difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | implementation | CPU ms | repeats | spread | ratio | wall ms | first call s | peak MB | difference |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     left_out = []
     for row in rows:
         if "left_out" in row:
             left_out.append(f"- `{row['case']}`, {row['implementation']}: {row['left_out']}")
         elif "cpu_seconds" in row:
+            spread = f"{row['spread']:.0%}" if row["repeats"] > 2 else ""
             difference = f"{row['difference']:.0e}" if row.get("difference") else ""
             lines.append(
-                f"| `{row['case']}` | {row['implementation']} | {1e3 * row['cpu_seconds']:.1f} | {row['spread']:.0%} | "
+                f"| `{row['case']}` | {row['implementation']} | {1e3 * row['cpu_seconds']:.1f} | {row['repeats']} | "
+                f"{spread} | "
                 f"{row['ratio']:.2f} | {1e3 * row['wall_seconds']:.1f} | {row['first_call_seconds']:.1f} | "
                 f"{row['peak_mb']:.0f} | {difference} |"
             )
@@ -95,7 +97,7 @@ def machine(date: datetime.date) -> str:
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return (
         f"{model[0].partition(': ')[2]}, {os.cpu_count()} cores, of which one was used and shared with other work; "
-        f"Python {platform.python_version()}, {versions}. {date}, `make bench`.\n"
+        f"Python {platform.python_version()}, {versions}. {date}, `make bench` (`python -m benchmarks.run`, cases one by one).\n"
     )
 
 

@@ -110,7 +110,7 @@ def _time_group(case: str, names: list[str], repeats: int, core: int, advance) -
             "cpu_seconds": float(np.median(cpu)),
             "wall_seconds": float(np.median([o["wall"] for o in found[name]])),
         }
-        row |= {"spread": float(np.subtract(*np.quantile(cpu, [0.75, 0.25])) / np.median(cpu))}
+        row |= {"repeats": repeats, "spread": float(np.subtract(*np.quantile(cpu, [0.75, 0.25])) / np.median(cpu))}
         rows.append(row | {"first_call_seconds": first[name]["first"], "peak_mb": peaks[name]})
     return rows
 

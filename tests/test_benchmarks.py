@@ -51,7 +51,7 @@ def test_rows_have_their_fields_and_what_is_missing_or_wrong_is_left_out(monkeyp
     report.write(rows, tmp_path, report.datetime.date(2026, 1, 1))
     assert report.read(tmp_path) == json.loads((tmp_path / "results.json").read_text()) == rows
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "| `mlp` | metapt | 2000.0 | 0% | 2.00 |" in text and "Betty: not installed" in text
+    assert "| `mlp` | metapt | 2000.0 | 3 | 0% | 2.00 |" in text and "Betty: not installed" in text
     assert "| `mlp` | 0.50 | 0.25 | 1.50 | 0.33 |" in text  # 2 s and 1 s over 4 s, 30 over 20 operations
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
