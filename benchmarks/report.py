@@ -125,11 +125,12 @@ def draw(rows: list[dict]) -> Figure:
             }
             x = [shown.index(case) + 0.8 * (number + 0.5) / len(names) - 0.4 for case in own]
             colour = COLOURS.get(name, f"C{number}")
-            axes.bar(x, list(own.values()), 0.8 / len(names), label=name, color=colour)
+            axes.plot(x, list(own.values()), "o", label=name, color=colour)
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set(title=title, yscale="log")
         axes.set_xticks(range(len(shown)), shown)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.yaxis.set_major_formatter("{x:g}")
-    figure.axes[0].legend(ncols=4, frameon=False, loc="upper left")
+        axes.set_yticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
+        axes.minorticks_off()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=4, frameon=False, loc="outside lower center")
     return figure
