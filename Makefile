@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-fast lint notebooks clean
+.PHONY: install demo test test-fast lint notebooks bench clean
 
 install: $(INSTALLED)
 
@@ -34,5 +34,12 @@ lint: install
 notebooks: install
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
+# In an environment of its own: PyTorch is large, and one of the peers needs an old pip. About an hour of one core.
+bench:
+	@test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip install --quiet 'pip<24.1'
+	@$(VENV)-bench/bin/python -m pip install --quiet --editable '.[bench]'
+	$(VENV)-bench/bin/python -m benchmarks.run
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-bench build *.egg-info .pytest_cache .ruff_cache

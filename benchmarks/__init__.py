@@ -1,0 +1,1 @@
+"""How fast is metapt, and how good are its hypergradients?"""
