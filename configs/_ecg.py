@@ -21,25 +21,19 @@ View = Literal["mask", "noise", "amplitude", "dropout"]
 class EcgConfig(Steps):
     """Fields of every experiment on electrocardiograms; each can be set on the command line."""
 
-    outer_steps: int = 60
+    outer_steps: int = 80
     """Outer steps, warm-up included."""
     warm_up: int = 15
     """Outer steps before learning begins."""
-    pretrain_steps: int = 10
-    """P, pre-training steps of an outer step: as far as the hypergradient sees."""
-    finetune_steps: int = 1
-    """Batches of the fine-tuning in an outer step, of other crops each."""
-    passes: int = 40
-    """Over these batches: K is their product. A head on fixed features costs next to nothing."""
-    labelled_batch: int = 128
-    """Labelled records in a batch of that fine-tuning, and in its validation."""
+    finetune_steps: int = 10
+    """K, fine-tuning steps of an outer step."""
     finetune_lr: float = 3.0
     """SGD's learning rate in the fine-tuning inside meta-learning: few steps, so long ones."""
     final_steps: int = 300
     """Steps of the final fine-tuning."""
-    sizes: tuple[int, ...] = (250, 500, 1000)
+    sizes: tuple[int, ...] = (100, 250, 500, 1000)
     """Labelled records of the final fine-tuning, one comparison each; the score is their mean."""
-    seen: tuple[int, ...] = (250,)
+    seen: tuple[int, ...] = (100,)
     """Labelled records that meta-learning sees, one set of runs each; fewer than in `sizes`: partial fine-tuning access."""
     monitor: int = 300
     """Labelled records for the curves."""
@@ -71,14 +65,14 @@ class EcgConfig(Steps):
     """Magnitude in the arm simclr_tuned_warp, chosen by hand."""
     also: tuple[View, ...] = ("mask", "noise", "dropout")
     """Further views whose strength is learned; mask and noise are as in the paper if they are not, the others absent."""
-    rule: RuleName = "unroll"
+    rule: RuleName = "implicit"
     """How pre-training is differentiated: implicitly as in the paper, or through the P steps of an outer step."""
     neumann_terms: int = 0
     """Of `implicit`, terms of the inverse-Hessian series beyond the first."""
     meta_lr: float = 0.1
-    """Adam's learning rate for the strengths; for the warp's magnitude, times its start."""
+    """Adam's learning rate for the magnitude and the other strengths, at first; along a cosine it comes to 0."""
     network_lr: float = 1e-3
-    """Adam's learning rate for the network that says how strongly to warp a record."""
+    """Adam's learning rate for the network that says how strongly to warp a record, likewise."""
     final: Literal["linear", "full"] = "linear"
     """The final fine-tuning: of a linear head on the features, or of the whole network. Curves always show the former."""
     head_lr: float = 3e-2
@@ -145,7 +139,7 @@ def draw(config: EcgConfig, arrays: Mapping[str, Any], key: jax.Array) -> Batche
     rows = jax.random.randint(rows_key, (config.pretrain_steps, config.batch), 0, len(arrays["signals"]))
     place = jnp.arange(len(arrays["labelled"]))
     order = jnp.argsort(jnp.where(place < arrays["seen"], jax.random.uniform(half_key, place.shape), jnp.inf))
-    cut, turn = arrays["seen"] // 2, jnp.arange(min(max(config.seen) // 2, config.labelled_batch))
+    cut, turn = arrays["seen"] // 2, jnp.arange(min(max(config.seen) // 2, config.batch))
     half = lambda start, size: arrays["labelled"][order[start + turn % size]]
     train = jnp.broadcast_to(half(0, cut), (config.finetune_steps, len(turn)))
     return Batches(

@@ -42,10 +42,9 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
             finetune_optimizer=optax.sgd(config.finetune_lr),
             meta_optimizer=optimizer,
             rule=rule,
-            passes=config.passes,
         )
 
-    method = compose(learned, _meta_optimizer(config))
+    method = compose(learned, _meta_optimizer(config, steps[1]))
     encoder_of = lambda pretrain: (pretrain.params["encoder"], pretrain.extra)
     finish = lambda context, pretrain: {"encoder": encoder_of(pretrain)}
 
@@ -71,7 +70,7 @@ def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
         lambda key, arrays: method.start(key, learned.init(key)),
         lambda state: finish(None, state.pretrain) | {"phi": state.phi},
         lambda state, batches: _strengths(learned.constrain(state.phi), batches.validation),
-        lambda rule: compose(learned, _meta_optimizer(config), rule).algorithm,
+        lambda rule: compose(learned, _meta_optimizer(config, steps[1]), rule).algorithm,
     )
     trial_steps = max(1, config.outer_steps // 5)
     budget = arms.gradient_evaluations((meta_arm,))["meta"]
@@ -146,13 +145,11 @@ def _everywhere(magnitude: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.full(len(x), 100 * magnitude**2)
 
 
-def _meta_optimizer(config: EcgConfig) -> optax.GradientTransformation:
-    """Adam; the magnitude of the warp moves by shares of its start, as the other strengths do."""
-    rates = {"network": config.network_lr, "scale": config.meta_lr * config.start, "strength": config.meta_lr}
-    kinds = {jax.tree_util.DictKey(name): name for name in ("network", "scale")}
-    kind = lambda path, leaf: next((kinds[part] for part in path if part in kinds), "strength")
+def _meta_optimizer(config: EcgConfig, steps: int) -> optax.GradientTransformation:
+    adam = lambda rate: optax.adam(optax.cosine_decay_schedule(rate, steps))
+    kind = lambda path, leaf: "network" if jax.tree_util.DictKey("network") in path else "strength"
     return optax.multi_transform(
-        {name: optax.adam(rate) for name, rate in rates.items()},
+        {"network": adam(config.network_lr), "strength": adam(config.meta_lr)},
         lambda phi: jax.tree_util.tree_map_with_path(kind, phi),
     )
 
