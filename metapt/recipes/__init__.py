@@ -2,6 +2,7 @@
 
 from metapt.recipes import (
     augmentation,
+    bbse,
     cotraining,
     example_weights,
     gradient_cosine,
@@ -17,6 +18,7 @@ METHODS: tuple[Method, ...] = (
     simclr_augmentation.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
+    bbse.METHOD,
 )
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Method",
     "Pieces",
     "augmentation",
+    "bbse",
     "cotraining",
     "example_weights",
     "gradient_cosine",

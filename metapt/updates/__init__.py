@@ -1,7 +1,18 @@
-"""7. How the meta-parameters move."""
+"""7. How the meta-parameters move: by their hypergradient, by an estimate, by what a search suggests."""
 
 from metapt.updates.cosine import cosine_weights
 from metapt.updates.gradient import by_gradient
+from metapt.updates.label_shift import LabelShift, by_confusion, label_shift, no_shift_p_value
 from metapt.updates.search import Suggest, random_search, tpe
 
-__all__ = ["Suggest", "by_gradient", "cosine_weights", "random_search", "tpe"]
+__all__ = [
+    "LabelShift",
+    "Suggest",
+    "by_confusion",
+    "by_gradient",
+    "cosine_weights",
+    "label_shift",
+    "no_shift_p_value",
+    "random_search",
+    "tpe",
+]
