@@ -127,16 +127,17 @@ def experiment(config: Config) -> Experiment:
 def _arrays(config: Config):
     """Splits by seed, the same at every level of shift; runs are ordered by level, then by seed. Test apart."""
     images, runs, tests = config.images(), [], []
+    y = np.asarray(images.y)
     for shift in config.shift:
         for seed in range(config.seeds):
             rng = np.random.default_rng([config.seed, seed])
-            train = data.balanced(rng, images.y, config.train_labels)
-            rest = rng.permutation(np.setdiff1d(np.arange(len(images.y)), train))
+            train = data.balanced(rng, y, config.train_labels)
+            rest = rng.permutation(np.setdiff1d(np.arange(len(y)), train))
             held_out, target, test = np.split(rest, [config.held_out, (config.held_out + len(rest)) // 2])
             share = rng.dirichlet(np.full(10, 1 / shift)) if shift else np.full(10, 0.1)
             rows = {"train": train, "held_out": held_out}
             source = {name: images.rows(index) for name, index in rows.items()}
-            seen, judged = (images.rows(_draw(rng, images.y, part, share, config.target)) for part in (target, test))
+            seen, judged = (images.rows(_draw(rng, y, part, share, config.target)) for part in (target, test))
             weights = share / (np.bincount(source["held_out"].y, minlength=10) / config.held_out)
             runs.append({**source, "target": seen.x, "weights": weights.astype(np.float32)})
             tests.append(judged)

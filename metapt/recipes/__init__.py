@@ -6,6 +6,7 @@ from metapt.recipes import (
     cotraining,
     example_weights,
     gradient_cosine,
+    gradnorm,
     simclr_augmentation,
     task_weights,
 )
@@ -19,6 +20,7 @@ METHODS: tuple[Method, ...] = (
     cotraining.METHOD,
     gradient_cosine.METHOD,
     bbse.METHOD,
+    gradnorm.METHOD,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "cotraining",
     "example_weights",
     "gradient_cosine",
+    "gradnorm",
     "simclr_augmentation",
     "task_weights",
 ]

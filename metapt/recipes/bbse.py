@@ -59,7 +59,8 @@ def bbse(
         return jax.nn.softmax(logits) if soft else jax.nn.one_hot(logits.argmax(-1), classes, dtype=logits.dtype)
 
     def estimate(params: PyTree, held_out: Labelled, target: Array) -> Array:
-        evidence = label_shift(says(params, held_out.x), held_out.y, says(params, target))
+        x, y = map(jnp.asarray, held_out)
+        evidence = label_shift(says(params, x), y, says(params, target))
         equal = jnp.ones(classes)
         return update.apply(evidence, update.init(equal), equal)[0]
 
