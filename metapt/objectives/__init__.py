@@ -6,7 +6,14 @@ view of the batch, a penalty, a teacher.
 """
 
 from metapt.objectives.contrastive import contrastive, nt_xent
-from metapt.objectives.multitask import auroc, balanced_tasks, binary_tasks, task_losses, weighted_tasks
+from metapt.objectives.multitask import (
+    auroc,
+    balanced_tasks,
+    binary_tasks,
+    task_losses,
+    weighted_squares,
+    weighted_tasks,
+)
 from metapt.objectives.predict import Predict, on_features, stateless, whole
 from metapt.objectives.supervised import accuracy, cross_entropy, weighted_cross_entropy
 from metapt.objectives.wrappers import on_view, together, with_l2, with_teacher
@@ -26,6 +33,7 @@ __all__ = [
     "task_losses",
     "together",
     "weighted_cross_entropy",
+    "weighted_squares",
     "weighted_tasks",
     "whole",
     "with_l2",

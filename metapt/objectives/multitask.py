@@ -78,6 +78,25 @@ def balanced_tasks(predict: Predict) -> Objective:
     return objective
 
 
+def weighted_squares(predict: Predict) -> Objective:
+    """Sum over tasks of w_t * mean squared error, with `w = context`, `[T]`. Batch: `(x [B, ...], y [B, T, ...])`.
+
+    Example:
+        >>> from metapt.objectives import stateless
+        >>> objective = weighted_squares(stateless(lambda params, context, x: x * params))
+        >>> float(objective(0.0, jnp.array([1.0, 0.5]), None, (jnp.ones((1, 2)), jnp.array([[1.0, 4.0]])), None)[0])
+        9.0
+    """
+
+    def objective(params, context, extra, batch, key):
+        x, y = batch
+        output, extra = predict(params, context, extra, x, key)
+        squares = (output - y) ** 2
+        return context @ squares.mean(axis=[axis for axis in range(squares.ndim) if axis != 1]), extra
+
+    return objective
+
+
 def task_losses(logits: Array, y: Array) -> Array:
     """Every task's share of the mean over all measured labels, `[B, T], [B, T] -> [T]`; they sum to that mean.
 

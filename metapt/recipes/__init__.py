@@ -2,9 +2,11 @@
 
 from metapt.recipes import (
     augmentation,
+    bbse,
     cotraining,
     example_weights,
     gradient_cosine,
+    gradnorm,
     simclr_augmentation,
     task_weights,
 )
@@ -17,6 +19,8 @@ METHODS: tuple[Method, ...] = (
     simclr_augmentation.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
+    bbse.METHOD,
+    gradnorm.METHOD,
 )
 
 __all__ = [
@@ -24,9 +28,11 @@ __all__ = [
     "Method",
     "Pieces",
     "augmentation",
+    "bbse",
     "cotraining",
     "example_weights",
     "gradient_cosine",
+    "gradnorm",
     "simclr_augmentation",
     "task_weights",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metapt.types import Objective, PyTree, StageState
+from metapt.updates.single import single_gradients
 
 Weigh = Callable[[StageState, Callable[[PyTree], Array], PyTree, Array], Array]
 
@@ -37,11 +38,7 @@ def cosine_weights(objective: Objective, tasks: int) -> Weigh:
         wanted = jax.grad(lambda encoder: downstream(whole(encoder)))(encoder)
 
         def cosines(batch):
-            loss = lambda weights, encoder: objective(whole(encoder), weights, state.extra, batch, key)[0]
-            losses = lambda encoder: jax.grad(loss)(
-                jnp.ones(tasks), encoder
-            )  # one a task, as the loss is linear in them
-            _, pull = jax.vjp(losses, encoder)
+            _, pull = single_gradients(objective, tasks, whole, encoder, state.extra, batch, key)
             return jax.lax.map(lambda task: _cosine(pull(task)[0], wanted), jnp.eye(tasks))
 
         agree = jax.nn.relu(jax.lax.map(cosines, batches).mean(axis=0))
