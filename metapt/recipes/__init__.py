@@ -4,11 +4,15 @@ from metapt.recipes import (
     augmentation,
     cotraining,
     example_weights,
+    fomaml,
     gradient_cosine,
+    imaml,
+    maml,
+    reptile,
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Method, Pieces
+from metapt.recipes.method import Initialization, Method, Pieces
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
@@ -17,16 +21,25 @@ METHODS: tuple[Method, ...] = (
     simclr_augmentation.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
+    maml.METHOD,
+    fomaml.METHOD,
+    reptile.METHOD,
+    imaml.METHOD,
 )
 
 __all__ = [
     "METHODS",
+    "Initialization",
     "Method",
     "Pieces",
     "augmentation",
     "cotraining",
     "example_weights",
+    "fomaml",
     "gradient_cosine",
+    "imaml",
+    "maml",
+    "reptile",
     "simclr_augmentation",
     "task_weights",
 ]
