@@ -46,17 +46,20 @@ def draw_episodes(key: Array, examples: Array, tasks: int, ways: int, shots: int
             f"{of_each} examples of a class"
         )
 
-    def one(key: Array) -> Episodes:
-        class_key, example_key = jax.random.split(key)
-        chosen = jax.random.permutation(class_key, classes)[:ways]
-        order = jax.vmap(lambda key: jax.random.permutation(key, of_each))(jax.random.split(example_key, ways))
-        part = lambda index: Labelled(
-            examples[chosen[:, None], index].reshape(-1, *examples.shape[2:]),
-            jnp.repeat(jnp.arange(ways), index.shape[1]),
-        )
-        return Episodes(part(order[:, :shots]), part(order[:, shots : shots + queries]))
+    class_key, example_key = jax.random.split(key)
+    chosen = _pick(class_key, (tasks, classes), ways)[..., None]
+    index = _pick(example_key, (tasks, ways, of_each), shots + queries)
 
-    return jax.vmap(one)(jax.random.split(key, tasks))
+    def part(index: Array) -> Labelled:
+        x = examples[chosen, index].reshape(tasks, -1, *examples.shape[2:])
+        return Labelled(x, jnp.broadcast_to(jnp.repeat(jnp.arange(ways), index.shape[2]), x.shape[:2]))
+
+    return Episodes(part(index[..., :shots]), part(index[..., shots:]))
+
+
+def _pick(key: Array, shape: tuple[int, ...], n: int) -> Array:
+    """`n` different indices into the last axis, in random order; maps and compiles better than many permutations."""
+    return jax.lax.top_k(jax.random.uniform(key, shape), n)[1]
 
 
 def draw_sinusoids(key: Array, tasks: int, shots: int, queries: int) -> Episodes:
