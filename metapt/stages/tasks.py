@@ -45,8 +45,8 @@ def given(
 
     Example:
         >>> state, info = given(StageState(1.0, None, None), 2.0, None, jax.random.key(0))
-        >>> state.params, info.loss
-        (2.0, Array([nan], dtype=float32))
+        >>> state.params, info.loss.tolist()
+        (2.0, [nan])
     """
     nothing = jnp.full(1, jnp.nan)
     return state._replace(params=context), StageInfo(nothing, nothing)
