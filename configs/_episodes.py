@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _common import REPORT
 
 from metapt import hypergrad, models, objectives, recipes, solvers, stages
 from metapt.data import Episodes, Labelled
@@ -177,12 +178,9 @@ def _joint(name: str, config: EpisodeConfig, problem: Problem, model: Model, out
 
 
 def _plots(problem: Problem, outcome: Outcome):
-    report = {"validation_loss": "validation loss", "hypergradient_norm": "norm of the\nhypergradient"}
-    solve = {
-        "report.residual": "solve: relative\nresidual",
-        "report.negative_curvature": "solve: negative\ncurvature met",
-    }
+    no_pretraining = "pre-training:\nstationarity gap"
+    panels = {label: names for label, names in REPORT.items() if label != no_pretraining}
     return {
         "learning_curves": plots.learning_curves(outcome.curves, "outer step", problem.metric),
-        "hypergradient": plots.reports(outcome.infos["imaml"], report | solve),
+        "hypergradient": plots.reports(outcome.infos["imaml"], panels),
     }
