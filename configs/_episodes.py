@@ -56,9 +56,9 @@ class EpisodeConfig:
     """Of the solve with the Hessian."""
     final_steps: int = 5
     """Training steps of a new task, for every arm."""
-    monitor_tasks: int = 100
+    monitor_tasks: int = 20
     """Held-out tasks for the curves."""
-    test_tasks: int = 300
+    test_tasks: int = 200
     """Held-out tasks for the result."""
 
     def __post_init__(self):

@@ -24,8 +24,6 @@ METHOD = recipes.maml.METHOD
 class Config(EpisodeConfig):
     """Every field can be set on the command line."""
 
-    outer_steps: int = 2000
-    """Moves of the initialisation."""
     shots: int = 10
     """Points that a task is trained on."""
     queries: int = 10

@@ -33,16 +33,37 @@ def test_characters_for_learning_for_curves_and_for_the_result_are_disjoint(tmp_
 
 
 def _sinusoids(tmp_path, *fields):
-    command = ["run", "sinusoids", "--hidden", "20", "--test-tasks", "200", "--monitor-tasks", "2", *fields]
-    assert main([*command, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    assert main(["run", "sinusoids", *fields, "--out", str(tmp_path / "run"), "--quiet"]) == 0
     return json.loads((tmp_path / "run" / "result.json").read_text())
 
 
 @pytest.mark.slow
 def test_every_arm_runs_for_its_price(tmp_path):
-    sizes = "--seeds", "2", "--outer-steps", "2", "--tasks", "3", "--task-steps", "2", "--proximal-steps", "4"
+    sizes = (
+        "--seeds",
+        "2",
+        "--outer-steps",
+        "2",
+        "--tasks",
+        "3",
+        "--task-steps",
+        "2",
+        "--proximal-steps",
+        "4",
+        "--test-tasks",
+        "5",
+    )
     result = _sinusoids(tmp_path, *sizes)
     assert list(result["arms"]) == ["scratch", "joint", "maml", "fomaml", "reptile", "imaml"]
     spent = {"scratch": 0, "joint": 3, "maml": 9, "fomaml": 3, "reptile": 2, "imaml": 5 + 2 * 6}
     assert result["meta"]["gradient_evaluations"] == {name: 2 * 3 * price for name, price in spent.items()}
     assert result["skipped_updates"] == 0
+
+
+@pytest.mark.slow
+def test_learned_starts_beat_random_and_jointly_trained_ones_on_fresh_seeds(tmp_path):
+    """Half of what was measured at --seed 0; implicit MAML is left out, its solves report negative curvature here."""
+    mean = {name: arm["mean"] for name, arm in _sinusoids(tmp_path, "--seed", "1000")["arms"].items()}
+    for name, below_scratch, below_joint in (("maml", 1.6, 0.57), ("fomaml", 1.5, 0.45), ("reptile", 1.4, 0.34)):
+        assert mean[name] < mean["scratch"] - below_scratch and mean[name] < mean["joint"] - below_joint, name
+    assert mean["maml"] < mean["fomaml"] - 0.12
