@@ -66,4 +66,3 @@ def test_learned_starts_beat_random_and_jointly_trained_ones_on_fresh_seeds(tmp_
     mean = {name: arm["mean"] for name, arm in _sinusoids(tmp_path, "--seed", "1000")["arms"].items()}
     for name, below_scratch, below_joint in (("maml", 1.6, 0.57), ("fomaml", 1.5, 0.45), ("reptile", 1.4, 0.34)):
         assert mean[name] < mean["scratch"] - below_scratch and mean[name] < mean["joint"] - below_joint, name
-    assert mean["maml"] < mean["fomaml"] - 0.12
