@@ -57,4 +57,4 @@ def experiment(config: Config) -> Experiment:
         joint_batch=joint_batch,
         joint_keeps=("encoder", "head"),
     )
-    return compare(config, problem, dict.fromkeys(("train", "monitor", "test"), np.zeros((config.seeds, 0))))
+    return compare(config, problem, dict.fromkeys(("train", "monitor", "test"), np.zeros((config.seeds, 1))))
