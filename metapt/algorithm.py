@@ -68,7 +68,8 @@ def meta_pretraining(
 
     Args:
         pretrain: a fit whose context is the meta-parameters, for example `implicit(stage)`.
-        finetune: a fit whose start and context come from `transfer`, for example `unroll(stage)`.
+        finetune: a fit whose start and context come from `transfer`, for example `unroll(stage)`; the report of an
+            implicit one adds to that of pre-training.
         validate: the objective, at the fine-tuned parameters, that the meta-parameters are to lower.
         update: how the meta-parameters move, for example `by_gradient(optax.adam(0.1))`.
         constrain: from the unconstrained phi to the meta-parameters that pre-training sees (`Meta.constrain`).
@@ -83,9 +84,11 @@ def meta_pretraining(
         solution = optax.tree.zeros_like(pretrain.params) if warm_solve else None
         return AlgorithmState(phi, update.init(phi), pretrain, finetune, solution)
 
-    def fine_tune(pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys):
+    def fine_tune(
+        pre: StageState, fine: StageState, meta: PyTree, batches: Batches, keys, report: SolveInfo | None = None
+    ):
         start, context = transfer(pre, fine, meta)
-        fine, info = finetune(start, context, batches.finetune, keys[0])  # K steps
+        fine, info = finetune(start, context, batches.finetune, keys[0], report)  # K steps
         loss, _ = validate(fine.params, context, fine.extra, batches.validation, keys[1])
         return loss, fine, info
 
@@ -93,7 +96,8 @@ def meta_pretraining(
         pretrain_key, *keys = jax.random.split(key, 3)
         pre, pre_info = pretrain(state.pretrain, constrain(phi), batches.pretrain, pretrain_key, report)  # P steps
         meta = constrain(optax.tree.add(phi, shift))
-        loss, fine, fine_info = fine_tune(pre, state.finetune, meta, batches, keys)
+        # Only pre-training's solve goes on from its last solution.
+        loss, fine, fine_info = fine_tune(pre, state.finetune, meta, batches, keys, report._replace(solution=None))
         infos = pre_info, fine_info, loss, stationarity_gap(pre, pre_info)
         return loss, (pre, fine if warm_start else state.finetune, infos)
 

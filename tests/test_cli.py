@@ -135,6 +135,10 @@ def test_list_for_people_and_programs(capsys):
         ["simclr_augmentation", "recipe"],
         ["cotraining", "recipe"],
         ["gradient_cosine", "recipe"],
+        ["maml", "recipe"],
+        ["fomaml", "recipe"],
+        ["reptile", "recipe"],
+        ["imaml", "recipe"],
         ["digits_label_noise", "config"],
         ["digits_rotation", "config"],
         ["digits_tasks", "config"],
@@ -145,11 +149,13 @@ def test_list_for_people_and_programs(capsys):
         ["mnist_label_noise", "config"],
         ["mnist_rotation", "config"],
         ["mnist_tasks", "config"],
+        ["omniglot", "config"],
         ["ppi_tissues", "config"],
+        ["sinusoids", "config"],
         ["toxcast_sider", "config"],
         ["toxcast_tox21", "config"],
     ]
-    assert all("Raghu" in line for line in lines if line.split()[1] == "config")
+    assert all("Raghu" in line or "Finn" in line for line in lines if line.split()[1] == "config")
     assert main(["list", "--json"]) == 0
     for row in json.loads(capsys.readouterr().out):
         assert list(row) == ["name", "kind", "summary", "citation", "slots"] and all(row.values())

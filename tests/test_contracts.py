@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from metapt import Stage, hypergrad, meta, objectives, solvers, stages
+from metapt import Model, Stage, hypergrad, meta, objectives, solvers, stages
 from metapt.types import Meta
 
 RULES = {
     "unroll": hypergrad.unroll,
     "truncate": functools.partial(hypergrad.truncate, last=2),
     "first_order": hypergrad.first_order,
+    "detached": hypergrad.detached,
     "implicit": hypergrad.implicit,
     "fixed_point": hypergrad.fixed_point,
     "finite_difference": hypergrad.finite_difference,
@@ -52,6 +53,7 @@ OBJECTIVES = {
         0.5,
         "int",
     ),
+    "squared_error": (objectives.squared_error, None, "float"),
     "weighted_tasks": (objectives.weighted_tasks, [1.0, 0.5, 2.0], "float"),
 }
 OPTIMIZERS = {
@@ -85,6 +87,7 @@ def test_every_public_part_is_in_a_table():
     parts |= {"accuracy", "auroc", "task_losses"}  # and in test_graphs.py
     parts |= {"weighted_squares"}  # in test_balance.py
     parts |= {"nt_xent"}  # and in test_signals.py
+    parts |= {"half_square_from_start", "mean_over_tasks"}  # and in test_initializations.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 
 
@@ -149,7 +152,10 @@ def test_signatures_use_the_vocabulary(part):
     assert list(inspect.signature(function).parameters) == names
 
 
-METAS = {"grouped": lambda: meta.grouped(meta.sigmoid_weights(3), [0, 1, 1])}
+METAS = {
+    "grouped": lambda: meta.grouped(meta.sigmoid_weights(3), [0, 1, 1]),
+    "initialization": lambda: meta.initialization(Model(lambda key: jnp.zeros(3), lambda params, x: x @ params)),
+}
 STEER_VIEWS = {"fraction", "named", "positive", "warp_strength"}  # in test_signals.py
 
 
@@ -167,8 +173,6 @@ def test_metas_are_pairs_with_finite_gradients(name):
 
 
 def _linear_network():
-    from metapt import Model
-
     return Model(lambda key: jnp.zeros(2), lambda params, x: x @ params)
 
 

@@ -15,10 +15,12 @@ from metapt.data.ecg import (
     twelve_leads,
 )
 from metapt.data.ecg_generator import Beat, ecgsyn, generated_ecg, tachogram
+from metapt.data.episodes import Episodes, draw_episodes, draw_sinusoids
 from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, misplaced_centres, slots, undirected
 from metapt.data.hu_bio import HuBio, hu_bio, species_split
 from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
+from metapt.data.omniglot import Omniglot, omniglot
 from metapt.data.ptbxl import download_ptbxl, ptbxl, superclasses
 from metapt.data.signal_views import (
     by_input,
@@ -45,11 +47,13 @@ __all__ = [
     "SUPERCLASSES",
     "Beat",
     "Ecg",
+    "Episodes",
     "Graph",
     "GraphSet",
     "HuBio",
     "Labelled",
     "Molecules",
+    "Omniglot",
     "Scale",
     "Tissues",
     "TrainTest",
@@ -61,7 +65,9 @@ __all__ = [
     "displacement",
     "download_ptbxl",
     "draw",
+    "draw_episodes",
     "draw_graphs",
+    "draw_sinusoids",
     "ecgsyn",
     "finetune_split",
     "fold_split",
@@ -77,6 +83,7 @@ __all__ = [
     "molecule_hash",
     "molecules",
     "normalise",
+    "omniglot",
     "one_hot",
     "plant_tasks",
     "ppi_tissues",

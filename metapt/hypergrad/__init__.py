@@ -12,7 +12,7 @@ from metapt.hypergrad.plan import UnrollPlan, plan_unroll
 from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.reversible import reversible
 from metapt.hypergrad.shifting import ShiftingInfo, Trajectories, TrajectoryShifting, trajectory_shifting
-from metapt.hypergrad.unroll import first_order, truncate, unroll
+from metapt.hypergrad.unroll import detached, first_order, truncate, unroll
 
 __all__ = [
     "Particles",
@@ -24,6 +24,7 @@ __all__ = [
     "by_leaf",
     "central_differences",
     "cut_paths",
+    "detached",
     "evolution",
     "finite_difference",
     "first_order",

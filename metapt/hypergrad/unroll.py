@@ -71,17 +71,33 @@ def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.
     return fit
 
 
-def first_order(stage: Stage, loop: Loop = loops.auto) -> Fit:
-    """The end moves as the start does, `d end / d start = I`, and not with the context (first-order MAML).
+def detached(stage: Stage, loop: Loop = loops.auto) -> Fit:
+    """The end counts as a constant: it moves neither with the start nor with the context.
 
-    Any optimizer will do, none is differentiated. Source: Finn et al. 2017, section 5.2.
+    For a validation loss in which the start stands itself, as the squared distance that makes Reptile
+    (`objectives.half_square_from_start`). Any optimizer will do, none is differentiated.
     """
     train = trainer(stage, loop)
 
     def fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
     ) -> tuple[StageState, StageInfo]:
-        end, info = lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, step_keys(key, batches)))
+        return lax.stop_gradient(train(*lax.stop_gradient((state, context)), batches, step_keys(key, batches)))
+
+    return fit
+
+
+def first_order(stage: Stage, loop: Loop = loops.auto) -> Fit:
+    """The end moves as the start does, `d end / d start = I`, and not with the context (first-order MAML).
+
+    Any optimizer will do, none is differentiated. Source: Finn et al. 2017, section 5.2.
+    """
+    train = detached(stage, loop)
+
+    def fit(
+        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
+    ) -> tuple[StageState, StageInfo]:
+        end, info = train(state, context, batches, key)
         # Adds an exact zero whose derivative is the identity: the value keeps every bit.
         moved = optax.tree.sub(state.params, lax.stop_gradient(state.params))
         return end._replace(params=optax.tree.add(end.params, moved)), info

@@ -68,10 +68,12 @@ def learning(
     export: Finish,
     watch: Callable[[AlgorithmState, Batches], dict[str, PyTree]] = lambda state, batches: {},
     compose: Callable[[Rule], Algorithm] | None = None,
+    draw: Draw | None = None,
 ) -> Arm:
     """Algorithm 1, online: `steps` before phi moves, while it moves, and after; `costs` of one at rest, of one that moves phi.
 
     The figures of `watch` are logged beside the algorithm's own. `compose` gives the algorithm by another rule: `metapt doctor`.
+    `draw` if on batches of its own.
     """
     before, moving, after = steps
 
@@ -83,7 +85,11 @@ def learning(
         return run
 
     rest, move = watched(algorithm.warm_up), watched(algorithm.step)
-    phases = (Phase(before, rest, costs[0]), Phase(moving, move, costs[1]), Phase(after, rest, costs[0]))
+    phases = (
+        Phase(before, rest, costs[0], draw),
+        Phase(moving, move, costs[1], draw),
+        Phase(after, rest, costs[0], draw),
+    )
     return Arm(name, lambda key, arrays, exports: start(key, arrays), phases, export, compose)
 
 

@@ -1,5 +1,6 @@
 """5. What is learned on top of pre-training: each a `Meta(init, constrain)`; your own is one line."""
 
+from metapt.meta.initialization import initialization
 from metapt.meta.signals import fraction, named, positive, warp_strength
 from metapt.meta.weights import (
     example_weights,
@@ -14,6 +15,7 @@ __all__ = [
     "example_weights",
     "fraction",
     "grouped",
+    "initialization",
     "named",
     "positive",
     "relative_example_weights",

@@ -1,9 +1,10 @@
 """Linen encoders: arrays in, features out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import linen
+from jax import Array
 
 from metapt.checks import whole
 from metapt.models.adapters import from_linen
@@ -12,20 +13,22 @@ from metapt.types import Model
 
 class _MLP(linen.Module):
     widths: Sequence[int]
+    activation: Callable[[Array], Array]
 
     @linen.compact
     def __call__(self, x):
         x = x.reshape(x.shape[0], -1)
         for width in self.widths[:-1]:
-            x = linen.relu(linen.Dense(width)(x))
+            x = self.activation(linen.Dense(width)(x))
         return linen.Dense(self.widths[-1])(x)
 
 
-def mlp(inputs: int, widths: Sequence[int]) -> Model:
-    """A multi-layer perceptron, ReLU between layers and none after the last: `[B, ...] -> [B, widths[-1]]`.
+def mlp(inputs: int, widths: Sequence[int], activation: Callable[[Array], Array] = linen.relu) -> Model:
+    """A multi-layer perceptron, `activation` between layers and none after the last: `[B, ...] -> [B, widths[-1]]`.
 
     Args:
         inputs: numbers in one example, in whatever shape (an image is flattened).
+        activation: smooth, for example `jnp.tanh`, where second derivatives are to tell something.
 
     Example:
         >>> import jax
@@ -38,7 +41,7 @@ def mlp(inputs: int, widths: Sequence[int]) -> Model:
         raise ValueError(f"mlp: widths={widths!r} must name at least one width")
     for width in widths:
         whole("mlp: a width", width)
-    return from_linen(_MLP(tuple(widths)), jnp.zeros((1, inputs)))
+    return from_linen(_MLP(tuple(widths), activation), jnp.zeros((1, inputs)))
 
 
 def linear(inputs: int, outputs: int, zero: bool = False) -> Model:

@@ -15,8 +15,8 @@ from metapt.objectives.multitask import (
     weighted_tasks,
 )
 from metapt.objectives.predict import Predict, on_features, stateless, whole
-from metapt.objectives.supervised import accuracy, cross_entropy, weighted_cross_entropy
-from metapt.objectives.wrappers import on_view, together, with_l2, with_teacher
+from metapt.objectives.supervised import accuracy, cross_entropy, squared_error, weighted_cross_entropy
+from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, on_view, together, with_l2, with_teacher
 
 __all__ = [
     "Predict",
@@ -26,9 +26,12 @@ __all__ = [
     "binary_tasks",
     "contrastive",
     "cross_entropy",
+    "half_square_from_start",
+    "mean_over_tasks",
     "nt_xent",
     "on_features",
     "on_view",
+    "squared_error",
     "stateless",
     "task_losses",
     "together",

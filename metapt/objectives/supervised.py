@@ -52,6 +52,27 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
     return objective
 
 
+def squared_error(predict: Predict) -> Objective:
+    """Mean over the batch and the outputs of `(prediction - y)^2`. Batch: `(x [B, ...], y [B, ...])`, y shaped as predictions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metapt.objectives import stateless
+        >>> objective = squared_error(stateless(lambda params, context, x: x * params))
+        >>> float(objective(3.0, None, None, (jnp.ones((4, 1)), jnp.ones((4, 1))), None)[0])
+        4.0
+    """
+
+    def objective(params, context, extra, batch, key):
+        x, y = batch
+        prediction, extra = predict(params, context, extra, x, key)
+        if prediction.shape != y.shape:
+            raise ValueError(f"squared_error: predictions {prediction.shape} and y {y.shape} must have the same shape")
+        return optax.losses.squared_error(prediction, y).mean(), extra
+
+    return objective
+
+
 def accuracy(logits: Array, y: Array) -> Array:
     """Fraction of rows whose largest logit is at their label: `[B, C], [B] -> []`.
 

@@ -1,4 +1,4 @@
-"""Objectives around an objective: on a view of the batch, with a penalty, with an averaged teacher."""
+"""Objectives around an objective: on a view of the batch, with a penalty, with an averaged teacher, over tasks."""
 
 import jax
 import optax
@@ -101,6 +101,35 @@ def together(first: Objective, second: Objective, copies: bool = False) -> Objec
         return loss + other, extra
 
     return objective
+
+
+def mean_over_tasks(objective: Objective) -> Objective:
+    """The mean of `objective` over T tasks: params, `extra` and batch `[T, ...]` (`stages.over_tasks`), one context.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> apart = lambda params, context, extra, batch, key: (context * (params - batch) ** 2, extra)
+        >>> batch = jnp.array([1.0, 5.0])
+        >>> float(mean_over_tasks(apart)(jnp.array([2.0, 2.0]), 10.0, None, batch, jax.random.key(0))[0])
+        50.0
+    """
+
+    def mean(params, context, extra, batch, key):
+        keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
+        losses, extra = jax.vmap(objective, in_axes=(0, None, 0, 0, 0))(params, context, extra, batch, keys)
+        return losses.mean(), extra
+
+    return mean
+
+
+def half_square_from_start(params, context, extra, batch, key):
+    """`|params - context|^2 / 2`, how far training went; the context is where it began (`stages.with_start`).
+
+    Example:
+        >>> float(half_square_from_start(5.0, 2.0, None, None, None)[0])
+        4.5
+    """
+    return 0.5 * optax.tree.norm(optax.tree.sub(params, context), squared=True), extra
 
 
 def _with_teacher(context, teacher, batch):

@@ -5,12 +5,16 @@ from metapt.recipes import (
     bbse,
     cotraining,
     example_weights,
+    fomaml,
     gradient_cosine,
     gradnorm,
+    imaml,
+    maml,
+    reptile,
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Method, Pieces
+from metapt.recipes.method import Initialization, Method, Pieces
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
@@ -21,18 +25,27 @@ METHODS: tuple[Method, ...] = (
     gradient_cosine.METHOD,
     bbse.METHOD,
     gradnorm.METHOD,
+    maml.METHOD,
+    fomaml.METHOD,
+    reptile.METHOD,
+    imaml.METHOD,
 )
 
 __all__ = [
     "METHODS",
+    "Initialization",
     "Method",
     "Pieces",
     "augmentation",
     "bbse",
     "cotraining",
     "example_weights",
+    "fomaml",
     "gradient_cosine",
     "gradnorm",
+    "imaml",
+    "maml",
+    "reptile",
     "simclr_augmentation",
     "task_weights",
 ]

@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple
 import optax
 from jax import Array
 
-from metapt import stages
+from metapt import meta, stages
 from metapt.algorithm import Algorithm, AlgorithmState, meta_pretraining
 from metapt.hypergrad import implicit, unroll
 from metapt.models import linear, with_head
-from metapt.objectives import Predict, cross_entropy, on_features, whole
+from metapt.objectives import Predict, cross_entropy, mean_over_tasks, on_features, whole
 from metapt.solvers import neumann
-from metapt.types import Fit, Meta, Model, Objective, PyTree, Rule, Stage, StageState, StatefulModel
+from metapt.types import Fit, Meta, Model, Objective, PyTree, Rule, Stage, StageState, StatefulModel, Transfer
 from metapt.updates import by_gradient
 
 
@@ -40,6 +40,52 @@ class Pieces(NamedTuple):
     def start(self, key: Array, phi: PyTree) -> AlgorithmState:
         """The state before the first outer step; one key gives the same network whatever phi is."""
         return self.algorithm.init(phi, self.start_pretrain(key), self.start_finetune(key))
+
+
+class Initialization(NamedTuple):
+    """A method that learns where the training of every task starts; there is no other pre-training."""
+
+    algorithm: Algorithm
+    meta: Meta
+    finetune: Stage  # of one task
+
+    def start(self, key: Array) -> AlgorithmState:
+        """The state before the first outer step, phi drawn from `key`."""
+        phi = self.meta.init(key)
+        return self.algorithm.init(phi, StageState(phi, None, None), stages.start(self.finetune, phi))
+
+
+def initialization(
+    model: Model,
+    loss: Callable[[Predict], Objective],
+    optimizer: optax.GradientTransformation,
+    meta_optimizer: optax.GradientTransformation,
+    rule: Rule,
+    validate: Objective | None = None,
+    transfer: Transfer = stages.transfer_all,
+) -> Initialization:
+    """Learns parameters of `model` from which K steps of `optimizer` solve a new task.
+
+    An outer step sees `Batches(None, support [K, T, B, ...], query [T, Q, ...])`: T tasks start at phi, are trained on their
+    support for K steps, and judged on their query; phi moves by the mean.
+
+    Args:
+        loss: of a task, for example `cross_entropy` or `squared_error`.
+        rule: how the end of a task's training moves with its start.
+        validate: what is judged, by default `loss` on the query.
+        transfer: what the tasks see as their context, by default nothing.
+    """
+    stage, learned = Stage(loss(whole(model)), optimizer), meta.initialization(model)
+    algorithm = meta_pretraining(
+        stages.given,
+        stages.over_tasks(rule(stage)),
+        mean_over_tasks(validate or stage.objective),
+        by_gradient(meta_optimizer),
+        learned.constrain,
+        transfer,
+        warm_start=False,
+    )
+    return Initialization(algorithm, learned, stage)
 
 
 def same_classes(

@@ -4,16 +4,19 @@ from metapt.stages import loop
 from metapt.stages.check import assert_differentiable, assert_responsive, assert_stage, depends
 from metapt.stages.features import on_encoded
 from metapt.stages.stage import move, start, start_model, stationarity_gap, step, step_keys, trainer
-from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra
+from metapt.stages.tasks import given, over_tasks
+from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra, with_start
 
 __all__ = [
     "assert_differentiable",
     "assert_responsive",
     "assert_stage",
     "depends",
+    "given",
     "loop",
     "move",
     "on_encoded",
+    "over_tasks",
     "start",
     "start_model",
     "stationarity_gap",
@@ -24,4 +27,5 @@ __all__ = [
     "transfer_encoder",
     "transfer_features",
     "with_extra",
+    "with_start",
 ]

@@ -45,3 +45,22 @@ def with_extra(transfer: Transfer) -> Transfer:
         return start._replace(extra=pretrained.extra), context
 
     return transferred
+
+
+def with_start(transfer: Transfer) -> Transfer:
+    """And the parameters that fine-tuning starts from are its context, in place of what `transfer` gave.
+
+    For objectives that measure how far it went (`objectives.half_square_from_start`).
+
+    Example:
+        >>> pretrained, finetune = StageState(2.0, None, None), StageState(0.0, None, None)
+        >>> start, context = with_start(transfer_all)(pretrained, finetune, None)
+        >>> start.params, context
+        (2.0, 2.0)
+    """
+
+    def transferred(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
+        start, _ = transfer(pretrained, finetune, meta)
+        return start, start.params
+
+    return transferred
