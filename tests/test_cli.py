@@ -1,10 +1,12 @@
 """The command line as a user meets it: run, resume, compare, list (mistakes are in test_bad_input.py)."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from metapt.cli import main
+from metapt.recipes import METHODS
 
 pytestmark = pytest.mark.xdist_group("cli")  # they share one finished run
 
@@ -128,34 +130,10 @@ def test_compare_puts_runs_side_by_side(finished, capsys):
 def test_list_for_people_and_programs(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
-    assert [line.split()[:2] for line in lines] == [
-        ["task_weights", "recipe"],
-        ["augmentation", "recipe"],
-        ["example_weights", "recipe"],
-        ["simclr_augmentation", "recipe"],
-        ["cotraining", "recipe"],
-        ["gradient_cosine", "recipe"],
-        ["maml", "recipe"],
-        ["fomaml", "recipe"],
-        ["reptile", "recipe"],
-        ["imaml", "recipe"],
-        ["digits_label_noise", "config"],
-        ["digits_rotation", "config"],
-        ["digits_tasks", "config"],
-        ["ecg_generated", "config"],
-        ["ecg_paper", "config"],
-        ["ecg_small", "config"],
-        ["hu_bio", "config"],
-        ["mnist_label_noise", "config"],
-        ["mnist_rotation", "config"],
-        ["mnist_tasks", "config"],
-        ["omniglot", "config"],
-        ["ppi_tissues", "config"],
-        ["sinusoids", "config"],
-        ["toxcast_sider", "config"],
-        ["toxcast_tox21", "config"],
-    ]
-    assert all("Raghu" in line or "Finn" in line for line in lines if line.split()[1] == "config")
+    files = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py"))
+    named = [[method.name, "recipe"] for method in METHODS] + [[name, "config"] for name in files]
+    assert [line.split()[:2] for line in lines] == named and len(files) >= 16
+    assert all(line.endswith("]") for line in lines)  # the citation
     assert main(["list", "--json"]) == 0
     for row in json.loads(capsys.readouterr().out):
         assert list(row) == ["name", "kind", "summary", "citation", "slots"] and all(row.values())
