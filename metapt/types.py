@@ -3,7 +3,6 @@
 Axis letters: `S` steps, `B` examples in a batch, `D` features, `T` tasks. A "tree" is any pytree of arrays.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -58,9 +57,7 @@ class SolveInfo(NamedTuple):
     negative_curvature: Array  # 1 if some direction with v'Av < 0 was met, else 0
     finite: Array  # 1 if every number of x is finite, else 0
     solves: Array  # how many solves this report speaks of; 0: no implicit rule was differentiated
-    agreement: Array | float = (
-        math.nan
-    )  # cosine of v' dtheta/dc with that for x = b, which needs no solve; `implicit` alone says
+    agreement: Array  # cosine of v' dtheta/dc with that for x = b, which needs no solve; NaN if no rule looked
     solution: PyTree = None  # x itself, if the report was blank(start): where the next solve can start
 
     @classmethod

@@ -65,4 +65,6 @@ def _report(x: PyTree, b: PyTree, solved: Solved) -> SolveInfo:
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]).all()
     residual = optax.tree.norm(solved.residual) / optax.tree.norm(b)
     number = lambda value: jnp.asarray(value, residual.dtype)
-    return SolveInfo(residual, number(solved.contraction), number(solved.negative), number(finite), number(1))
+    return SolveInfo(
+        residual, number(solved.contraction), number(solved.negative), number(finite), number(1), number(jnp.nan)
+    )
