@@ -136,8 +136,9 @@ def test_balanced_picks_each_class_alike_and_refuses_what_it_cannot():
     y = np.repeat(np.arange(5), [10, 10, 10, 10, 4])
     picked = data.balanced(np.random.default_rng(0), y, 20)
     assert len(set(picked.tolist())) == 20 and np.bincount(y[picked]).tolist() == [4] * 5
-    for n in (0, 12, 25):
-        with pytest.raises(ValueError, match=f"n={n} must be a multiple of the 5 classes, at most 20"):
+    allowed = "must be a multiple of the 5 classes, at most 20"
+    for n, reason in ((0, "must be at least 1"), (12, allowed), (25, allowed)):
+        with pytest.raises(ValueError, match=f"n={n} {reason}"):
             data.balanced(np.random.default_rng(0), y, n)
 
 

@@ -76,7 +76,8 @@ def test_a_run_says_it_once(loss, cut, tmp_path, caplog):
         summarize=lambda outcome: {"moved": bool(np.any(outcome.exports["meta"]["phi"] != -0.5))},
         plots=lambda outcome: {},
     )
-    result = run_experiment(experiment, "tiny", 0, RunFolder.create(tmp_path / "run", "tiny", _Config()), quiet=True)
+    with RunFolder.create(tmp_path / "run", "tiny", _Config()) as folder:
+        result = run_experiment(experiment, "tiny", 0, folder, quiet=True)
     assert result["meta"]["moved"] is not cut
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     expected = "meta: the hypergradient is exactly zero from outer step 1 on: cut in pre-training: "

@@ -39,7 +39,7 @@ def plan_unroll(stage: Stage, state: StageState, context: PyTree, batches: PyTre
         >>> stage = Stage(lambda params, context, extra, batch, key: ((params**2 * context).sum(), extra), optax.sgd(0.1))
         >>> state = StageState(jnp.zeros(1000, jnp.float32), stage.optimizer.init(jnp.zeros(1000)), None)
         >>> print(plan_unroll(stage, state, jnp.ones(()), jnp.zeros(400), budget_bytes=1e6))
-        unroll 400 steps: remat="nested", about 184.0 kB of 1.0 MB, 800 steps recomputed
+        unroll 400 steps: remat="nested", about 188.0 kB of 1.0 MB, 800 steps recomputed
     """
     steps = loops.length(batches)
     size = loops.piece_length(steps)
