@@ -155,7 +155,7 @@ def test_float32_parameters_take_part_in_float64():
 
 
 def _report(contraction=0.5, negative=0.0, residual=0.01):
-    return SolveInfo(*map(jnp.asarray, (residual, contraction, negative, 1.0, 1.0)))
+    return SolveInfo(*map(jnp.asarray, (residual, contraction, negative, 1.0, 1.0, 1.0)))
 
 
 @pytest.mark.parametrize(
