@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from metapt.checks import real, whole
 from metapt.types import PyTree
 
 Phase = Literal["step", "start", "undo_move", "undo_momentum"]
@@ -58,9 +59,8 @@ def reversible_sgd(
         [ 0.614 -1.228]
     """
     n, d = _fraction(momentum)
-    for name, value, least in (("steps", steps, 1), ("limit", limit, 2.0**-100)):
-        if not value >= least:
-            raise ValueError(f"reversible_sgd: {name}={value} must be at least {least}")
+    whole("reversible_sgd: steps", steps)
+    real("reversible_sgd: limit", limit, least=2.0**-100)
     span = _steps_a_word(n, d)
     words = (steps + span - 2) // span + 1  # as many as a run that begins anywhere can touch
     snap = lambda x: jnp.round(x / _grid(x, limit)) * _grid(x, limit)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from metapt.checks import whole
 from metapt.objectives import Predict
 from metapt.stages.stage import step_keys
 from metapt.types import Fit, PyTree, SolveInfo, StageInfo, StageState
@@ -36,8 +37,7 @@ def on_encoded(fit: Fit, encode: Predict, passes: int = 1) -> Fit:
         >>> round(float(state.params), 3), info.loss.shape
         (3.0, (50,))
     """
-    if passes < 1:
-        raise ValueError(f"on_encoded: passes={passes} must be at least 1 (how often the batches are trained on)")
+    whole("on_encoded: passes", passes, why="how often the batches are trained on")
 
     def encoded_fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from metapt.checks import real
 from metapt.types import Objective, PyTree, StageState, Update
 from metapt.updates.single import single_gradients
 
@@ -48,8 +49,7 @@ def by_balance(optimizer: optax.GradientTransformation, alpha: float) -> Update:
         >>> [round(float(w), 4) for w in weights]  # (1 - 0.4, 1 + 0.1), made to sum to 2
         [0.7059, 1.2941]
     """
-    if not 0 <= alpha < jnp.inf:
-        raise ValueError(f"by_balance: alpha={alpha} must be a finite number, at least 0")
+    real("by_balance: alpha", alpha, least=0)
 
     def apply(progress: Progress, state: BalanceState, phi: Array) -> tuple[Array, BalanceState, Array]:
         norms, losses = progress

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from metapt.checks import real
 from metapt.types import PyTree, Update
 
 
@@ -51,10 +52,7 @@ def by_confusion(least: float) -> Update:
         >>> [round(float(w), 4) for w in weights], bool(skipped)  # the second class is 1.6 times as frequent as it was
         ([0.4, 1.6], False)
     """
-    if not 0 < least < 1:
-        raise ValueError(
-            f"by_confusion: least={least} must be above 0 and below 1 (below 1 / classes, to invert at all)"
-        )
+    real("by_confusion: least", least, above=0, below=1, why="below 1 / classes, to invert at all")
 
     def apply(evidence: LabelShift, state: PyTree, phi: Array) -> tuple[Array, PyTree, Array]:
         joint, predicted = evidence
