@@ -32,11 +32,16 @@ def check_experiment(experiment: Experiment, seed: int) -> HypergradientCheck:
     for number in range(warm_up.steps):
         state, _ = step(state, *inputs(data, number))
     batches, step_key = inputs(data, warm_up.steps)
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update(
+        "jax_enable_x64", True
+    )  # in every thread, since a model may call back into Python from one of XLA's
     try:
-        with jax.enable_x64(True):
-            return check_hypergradient(compose, state, batches, step_key)
+        return check_hypergradient(compose, state, batches, step_key)
     except ValueError as error:
         raise UserError(f"doctor: {error}".partition("\n")[0]) from error
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def as_json(check: HypergradientCheck) -> list[dict[str, Any]]:
