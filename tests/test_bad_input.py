@@ -51,6 +51,7 @@ def _run(objective=GOOD.objective, batches=jnp.zeros(2), key=KEY):
 # Every parameter that is a count, or a number with bounds: (what builds it, its name, values that are refused).
 COUNTS = {
     "truncate: last": lambda n: hypergrad.truncate(GOOD, n),
+    "windowed: window": lambda n: hypergrad.windowed(GOOD, n),
     "implicit: batches": lambda n: hypergrad.implicit(GOOD, batches=n),
     "evolution: pairs": lambda n: hypergrad.evolution(0.1, n),
     "cg: max_steps": lambda n: solvers.cg(n),

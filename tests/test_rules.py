@@ -168,6 +168,48 @@ def test_three_stages_in_a_chain():
         np.testing.assert_allclose(chain(*rules), expected, rtol=1e-9)
 
 
+def test_a_window_is_a_truncated_shorter_run_at_a_place_that_the_key_draws_evenly():
+    stage, steps, window = _stage(), 6, 2
+
+    def found(key):
+        def loss(params, context):
+            state, info = hypergrad.windowed(stage, window)(stages.start(stage, params), context, jnp.zeros(steps), key)
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.params)), info
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(PARAMS, CONTEXT)
+
+    truncated = functools.partial(hypergrad.truncate, last=window)
+    (values, infos), gradients = jax.jit(jax.vmap(found))(jax.random.split(jax.random.key(1), 400))
+    taken = jnp.isfinite(infos.loss).sum(axis=1)
+    assert not infos.skipped.any()
+    for length in range(window, steps + 1):
+        some = np.flatnonzero(taken == length)
+        assert abs(len(some) - 80) < 4 * np.sqrt(400 * 0.2 * 0.8)
+        (value, info), gradient = _value_and_grad(truncated(stage), stage, length)(PARAMS, CONTEXT)
+        of_first = jax.tree.map(lambda x, some=some: x[some[0]], (values, gradients))
+        chex.assert_trees_all_close(of_first, (value, gradient), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(infos.loss[some[0]], np.append(info.loss, [np.nan] * (steps - length)), rtol=1e-13)
+    whole = _value_and_grad(hypergrad.windowed(stage, 9), stage)(PARAMS, CONTEXT)
+    chex.assert_trees_all_equal(whole, _value_and_grad(hypergrad.unroll(stage), stage)(PARAMS, CONTEXT))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_window_sees_its_own_batches_and_keys_whatever_the_loop(loop):
+    """Steps add `batch + c noise(key)`: the end tells which were taken, the slope which were differentiated."""
+    stage = Stage(
+        lambda params, c, extra, batch, key: (-params * (batch + c * jax.random.uniform(key)), extra), optax.sgd(1.0)
+    )
+    fit, powers = hypergrad.windowed(stage, 2, loop=LOOPS[loop]), 2.0 ** np.arange(5)
+    for seed in range(4):
+        key = jax.random.key(seed)
+        noise = np.array([jax.random.uniform(k) for k in jax.random.split(key, 5)])
+        end = lambda c, key=key: fit(stages.start(stage, jnp.zeros(())), c, jnp.asarray(powers), key)[0].params
+        value, slope = jax.value_and_grad(end)(0.0)
+        taken = int(np.log2(float(value) + 1))
+        assert value == powers[:taken].sum()
+        np.testing.assert_allclose(slope, noise[taken - 2 : taken].sum(), rtol=1e-14)
+
+
 @pytest.mark.parametrize("rule", ["unroll", "truncate"])
 @pytest.mark.parametrize(
     "optimizer",
@@ -204,6 +246,7 @@ def test_the_refused_optimizer_really_gives_nan_and_the_cure_does_not():
     ("build", "message"),
     [
         (lambda s: hypergrad.truncate(s, last=0), "last=0 must be at least 1"),
+        (lambda s: hypergrad.windowed(s, window=0), "window=0 must be at least 1"),
         (lambda s: hypergrad.unroll(s, remat="some"), "remat: 'some' is not one of"),
         (lambda s: solvers.neumann(-1), "terms=-1"),
         (lambda s: solvers.neumann(1, step=0.0), "step=0.0"),

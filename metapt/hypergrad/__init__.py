@@ -12,7 +12,7 @@ from metapt.hypergrad.plan import UnrollPlan, plan_unroll
 from metapt.hypergrad.proximal import proximal
 from metapt.hypergrad.reversible import reversible
 from metapt.hypergrad.shifting import ShiftingInfo, Trajectories, TrajectoryShifting, trajectory_shifting
-from metapt.hypergrad.unroll import detached, first_order, truncate, unroll
+from metapt.hypergrad.unroll import detached, first_order, truncate, unroll, windowed
 
 __all__ = [
     "Particles",
@@ -39,4 +39,5 @@ __all__ = [
     "trajectory_shifting",
     "truncate",
     "unroll",
+    "windowed",
 ]

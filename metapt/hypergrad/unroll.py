@@ -1,11 +1,15 @@
-"""Derivatives by backpropagation through the steps of training: all of them, the last few, or none."""
+"""Derivatives by backpropagation through the steps of training: all of them, the last few, a few anywhere, or none."""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.tree_util import Partial
 
 from metapt.checks import whole
-from metapt.stages import assert_differentiable, loop as loops, step_keys, trainer
+from metapt.stages import assert_differentiable, loop as loops, step, step_keys, trainer
 from metapt.stages.stage import Remat
 from metapt.types import Fit, Loop, PyTree, SolveInfo, Stage, StageInfo, StageState
 
@@ -66,9 +70,74 @@ def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.
         after = jax.tree.map(lambda x: x[cut:], (batches, keys))
         state, early = train(lax.stop_gradient(state), lax.stop_gradient(context), *before)
         state, late = train(lax.stop_gradient(state), context, *after)
-        return state, jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b]), early, late)
+        return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
 
     return fit
+
+
+def windowed(stage: Stage, window: int, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
+    """`unroll` through `window` neighbouring steps at a random place, where training then stops.
+
+    The first step of the window is uniform in `0 .. S - window`, drawn from the key; the steps before it are run and count as
+    constants, those after it are left out (NaN in `info`). So the memory is that of `truncate(last=window)`, and yet every
+    stage of training has its say: where `truncate` sees the end alone, the mean over the keys is
+    `mean_b truncate(run of b + window steps)`. With `window` at least the number of steps it is `unroll`.
+
+    Raises:
+        ValueError: when built, if `window < 1`, or as `unroll`.
+
+    Source: Feng et al. 2024, "Embarrassingly Simple Dataset Distillation", section 3 (RaT-BPTT).
+
+    Example:
+        >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
+        >>> fit, start = windowed(stage, 2), StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
+        >>> end, info = fit(start, 2.0, jnp.zeros(8), jax.random.key(0))
+        >>> taken = int(jnp.isfinite(info.loss).sum())
+        >>> bool(jnp.allclose(end.params, 2 + 3 * 0.9**taken))
+        True
+        >>> slope = jax.grad(lambda c: fit(start, c, jnp.zeros(8), jax.random.key(0))[0].params)(2.0)
+        >>> round(float(slope), 6), round(1 - 0.9**2, 6)
+        (0.19, 0.19)
+    """
+    whole("windowed: window", window, why="the number of steps to differentiate through")
+    train = trainer(stage, loop, remat)
+    assert_differentiable(stage.optimizer, "windowed")
+    advance = functools.partial(_step_before, stage)
+
+    def fit(
+        state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
+    ) -> tuple[StageState, StageInfo]:
+        keys = step_keys(key, batches)
+        free = len(keys) - window
+        if free <= 0:
+            return train(state, context, batches, keys)
+        first = jax.random.randint(jax.random.fold_in(key, len(keys)), (), 0, free + 1)
+        steps = jnp.arange(free), jax.tree.map(lambda x: x[:free], (batches, keys))
+        before, early = loop(Partial(advance, lax.stop_gradient(context), first), lax.stop_gradient(state), steps)
+        # A window that begins at the start differentiates it too.
+        begin = jax.tree.map(lambda start, x: jnp.where(first == 0, start, x), state, lax.stop_gradient(before))
+        inside = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, window), (batches, keys))
+        state, late = train(begin, context, *inside)
+        return state, jax.tree.map(functools.partial(_placed, first), early, late)
+
+    return fit
+
+
+def _step_before(stage: Stage, context: PyTree, first: Array, state: StageState, numbered: tuple[Array, tuple]):
+    """A step of training if its number is below `first`; else nothing, and no figures."""
+    number, inputs = numbered
+    taken = functools.partial(step, stage, context)
+    blank = jax.tree.map(_no_figures, jax.eval_shape(taken, state, inputs)[1])
+    return lax.cond(number < first, taken, lambda state, inputs: (state, blank), state, inputs)
+
+
+def _placed(first: Array, early: Array, late: Array) -> Array:
+    """The window's figures after those of the steps before it, and none after it."""
+    return lax.dynamic_update_slice_in_dim(jnp.concatenate([early, _no_figures(late)]), late, first, 0)
+
+
+def _no_figures(like: Array) -> Array:
+    return jnp.full(like.shape, False if like.dtype == bool else jnp.nan, like.dtype)
 
 
 def detached(stage: Stage, loop: Loop = loops.auto) -> Fit:
