@@ -47,6 +47,7 @@ class StageInfo(NamedTuple):
     loss: Array  # [S] the objective before each step
     grad_norm: Array  # [S] Euclidean norm of its gradient
     skipped: Array  # [S] True: one of the two was not finite, and the optimizer saw a gradient of zero
+    dead: Array  # [S] share of units whose bias or scale had a gradient of exactly zero; NaN if no unit has either
 
 
 class SolveInfo(NamedTuple):

@@ -53,6 +53,21 @@ def test_a_step_that_is_not_finite_moves_nothing_and_leaves_the_others_as_they_a
     np.testing.assert_allclose(jax.grad(slope)(2.0), 3 * 0.2, rtol=1e-12)
 
 
+def test_dead_units_are_counted_where_a_unit_has_a_bias_or_a_scale(key):
+    def loss(p, c):
+        hidden = jax.nn.relu(jnp.array([[1.0, -2.0], [0.5, 1.0]]) @ p["in"] + p["bias"])
+        return jnp.sum((hidden @ p["out"] + p.get("last", 0.0) - c) ** 2)
+
+    params = {"in": jnp.ones((2, 4)), "bias": jnp.array([1.0, -100.0, 2.0, -100.0]), "out": jnp.ones((4, 3))}
+    stage = Stage(plain(loss), optax.sgd(0.1))
+    dead = lambda params: stages.step(stage, 1.0, stages.start(stage, params), (0.0, key))[1].dead
+    assert dead(params) == 2 / 4
+    assert dead(params | {"last": jnp.zeros((1, 1, 3))}) == 2 / 7
+    assert dead(params | {"bias": jnp.full(4, -100.0)}) == 1
+    assert dead(params | {"bias": jnp.ones(4)}) == 0
+    assert jnp.isnan(dead({"in": jnp.ones((2, 4)), "bias": jnp.array(1.0), "out": jnp.ones((4, 3))}))
+
+
 def test_a_momentum_sees_a_gradient_of_zero(key):
     stage = Stage(plain(lambda p, c: p * c), optax.sgd(0.1, momentum=0.5))
     state = stages.start(stage, jnp.array(1.0))
@@ -112,6 +127,10 @@ def test_the_closing_lines_name_what_the_reports_show():
     assert "indefinite in 100% of the solves" in line and "minres" in line
     (line,) = advice(infos(hypergradient_norm=[[1.0]] * 6 + [[1e-12]] * 2))
     assert "vanished in 100% of the last updates" in line
+    died = [[0.0, 0.3]] * 4 + [[0.5, 0.3], [0.2, None], [0.4, 0.6], [0.5, 0.3]]  # of late ones, the least: 0.4 and 0.3
+    (line,) = advice(infos(**{"pretrain.dead": died}))
+    assert "35% of the biases and scales of pre-training had no gradient" in line and "dead units" in line
+    assert advice(infos(**{"pretrain.dead": [[0.9]] * 7 + [[0.05]], "finetune.dead": [[None]] * 8})) == []
     (line,) = advice(infos(**{"pretrain.skipped": [[0.0]] * 6 + [[2.0]] * 2}))
     assert "4 times a pre-training step was not finite" in line
 

@@ -53,7 +53,7 @@ def advice(infos: Mapping[str, Mapping[str, list]]) -> list[str]:
     lines = []
     for arm, figures in infos.items():
         figure = lambda name, figures=figures: np.array(figures.get(name, []), float)
-        lines += [f"arm {arm}: {line}" for line in (*_skipped(figure), *_solves(figure))]
+        lines += [f"arm {arm}: {line}" for line in (*_skipped(figure), *_dead(figure), *_solves(figure))]
     return lines
 
 
@@ -65,13 +65,32 @@ def _skipped(figure: Any) -> list[str]:
     ]
 
 
+def _dead(figure: Any) -> list[str]:
+    """Units that got no gradient in any of the last outer steps: the least share there is a bound on those that never will."""
+    shares = {
+        stage: _late(figure(f"{name}.dead"))
+        for name, stage in (("pretrain", "pre-training"), ("finetune", "fine-tuning"))
+    }
+    return [
+        f"{share:.0%} of the biases and scales of {stage} had no gradient at the end: dead units (lower the learning rate, "
+        "or take leaky_relu or gelu), or outputs that no example asks for"
+        for stage, late in shares.items()
+        if np.isfinite(late).any() and (share := float(np.nanmean(np.fmin.reduce(late)))) > 0.1
+    ]
+
+
+def _late(figure: np.ndarray) -> np.ndarray:
+    """The last quarter of the outer steps."""
+    return figure[-max(1, len(figure) // 4) :]
+
+
 def _solves(figure: Any) -> list[str]:
     solved = figure("report.solves") > 0
     if not solved.any():
         return []
     share = lambda bad: float(np.mean(bad[solved]))
     norm = figure("hypergradient_norm")[solved]
-    late = norm[-max(1, len(norm) // 4) :]
+    late = _late(norm)
     findings = (
         (
             share(figure("report.contraction") >= 1),

@@ -59,14 +59,21 @@ def step(
     value_and_grad = jax.value_and_grad(_checked(stage.objective), has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite, dead = jnp.isfinite(loss) & jnp.isfinite(norm), _dead_units(gradient, norm)
     # Of the gradient, not of the state after: a select among parameters and moments costs several per cent of a step.
     gradient, extra = (
         jax.tree.map(lambda new, old: jnp.where(finite, new, old), *pair)
         for pair in ((gradient, optax.tree.zeros_like(gradient)), (extra, state.extra))
     )
     params, opt_state = move(stage, context, state, gradient)
-    return StageState(params, opt_state, extra), StageInfo(loss, norm, ~finite)
+    return StageState(params, opt_state, extra), StageInfo(loss, norm, ~finite, dead)
+
+
+def _dead_units(gradient: PyTree, like: Array) -> Array:
+    """The share of zeros in the gradient of biases and scales: to look at whole matrices costs several per cent of a step."""
+    leaves = [leaf.ravel() for leaf in jax.tree.leaves(gradient) if leaf.ndim and leaf.size == leaf.shape[-1]]
+    zero = jnp.concatenate(leaves) == 0 if leaves else jnp.array(jnp.nan)
+    return zero.mean(dtype=like.dtype)
 
 
 def stationarity_gap(end: StageState, info: StageInfo) -> Array:

@@ -49,4 +49,4 @@ def given(
         (2.0, [nan])
     """
     nothing = jnp.full(1, jnp.nan)
-    return state._replace(params=context), StageInfo(nothing, nothing, jnp.zeros(1, bool))
+    return state._replace(params=context), StageInfo(nothing, nothing, jnp.zeros(1, bool), nothing)
