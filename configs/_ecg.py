@@ -45,6 +45,8 @@ class EcgConfig(Steps):
     """Of the convolutions."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in the residual network."""
+    activation: Literal["relu", "silu"] = "relu"
+    """In the residual network and the warp's: silu is smooth, so that training does not jump where phi moves."""
     crop: int = 256
     """Samples of a record, a random stretch of it, in training; the final fine-tuning and the tests see whole records."""
     batch: int = 64

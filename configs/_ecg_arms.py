@@ -19,11 +19,13 @@ from metapt.types import Meta, Rule
 
 def ecg_experiment(config: EcgConfig, ecg: data.Ecg) -> Experiment:
     """Contrastive pre-training on crops of all records; a learned view; five binary labels to fine-tune on."""
-    classes = len(data.SUPERCLASSES)
-    encoder = models.resnet1d(len(data.LEADS), config.widths, config.blocks, config.kernel, config.norm)
+    classes, activation = len(data.SUPERCLASSES), getattr(jax.nn, config.activation)
+    encoder = models.resnet1d(len(data.LEADS), config.widths, config.blocks, config.kernel, config.norm, activation)
     features = config.widths[-1]
     view, others = _view(config)
-    network = models.warp_network(len(data.LEADS), config.warp_width, config.warp_kernel, config.warp_layers)
+    network = models.warp_network(
+        len(data.LEADS), config.warp_width, config.warp_kernel, config.warp_layers, activation
+    )
     crop = jax.ShapeDtypeStruct((1, config.crop, len(data.LEADS)), jnp.float32)
     jax.eval_shape(lambda x: network.apply(network.init(jax.random.key(0)), x), crop)  # refuses a short crop now
     learned = meta.named(warp=meta.warp_strength(network, config.start), **others)

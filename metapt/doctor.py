@@ -3,7 +3,7 @@
 import logging
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from metapt.algorithm import Algorithm, AlgorithmState
 from metapt.checks import whole
+from metapt.exactness import NOT_FINITE, against_differences, compared, listed, named_leaves
 from metapt.hypergrad import finite_difference, first_order, fixed_point, implicit, truncate, unroll
 from metapt.solvers import cg, minres, neumann, nystrom, relative
 from metapt.types import Batches, PyTree, Rule, SolveInfo
@@ -22,8 +23,6 @@ _log = logging.getLogger("metapt")
 _LEGEND = """
 rel.error, cosine: against unroll, whose own are against finite differences.
 residual: of the linear solve. seconds, MB: of one compiled call. -: no figure."""
-_NOT_FINITE = "not finite: some derivative is infinite (a root, a norm or a logarithm at 0)"
-_NOT_DETERMINISTIC = "the loss is not deterministic: the same phi, batches and key gave two values"
 
 
 class Candidate(NamedTuple):
@@ -133,6 +132,7 @@ def check_hypergradient(
     algorithm = compose(unroll)
     blank = SolveInfo.blank(), jax.tree.map(jnp.zeros_like, state.phi)
     problem = _widest(algorithm, (state.phi, *blank, state._replace(solution=None), batches, key))
+    meta_loss = jax.jit(lambda *problem: algorithm.meta_loss(*problem)[0])
     rows: list[RuleCheck] = []
     exact, nan = None, np.nan
     for name, candidate in (EXACT | dict(RULES if rules is None else rules)).items():
@@ -148,9 +148,9 @@ def check_hypergradient(
             continue
         if exact is None:
             exact = gradient
-            error, cosine, says = _against_differences(algorithm, problem, gradient)
+            error, cosine, says = against_differences(lambda phi: meta_loss(phi, *problem[1:]), problem[0], gradient)
         else:
-            error, cosine = _compared(*(np.asarray(ravel_pytree(tree)[0], float) for tree in (gradient, exact)))
+            error, cosine = compared(*(np.asarray(ravel_pytree(tree)[0], float) for tree in (gradient, exact)))
             says = _advice(gradient, exact, error, cosine, report)
         residual = float(report.residual) if report.solves else np.nan
         rows.append(RuleCheck(name, error, cosine, residual, seconds, peak_mb, says))
@@ -185,82 +185,16 @@ def _measure(candidate: Candidate, compose, problem: tuple) -> tuple[PyTree, Sol
     return gradient, report, seconds, peak_mb
 
 
-def _compared(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Relative error and cosine of two vectors; 0 and NaN for two zeros."""
-    size, length, off = map(np.linalg.norm, (truth, found, found - truth))
-    error = off / size if size else (np.inf if off else 0.0)
-    return float(error), float(found @ truth / (size * length)) if size * length else np.nan
-
-
-def _against_differences(algorithm: Algorithm, problem: tuple, gradient: PyTree) -> tuple[float, float, str]:
-    """Relative error, cosine and advice, by slopes along the gradient, two random directions, and leaves where it is zero.
-
-    A slope is Richardson's `(4 D(h) - D(2h)) / 3` of two central differences D.
-    """
-    phi, *rest = problem
-    flat, unravel = ravel_pytree(phi)
-    point, g = np.asarray(flat, float), np.asarray(ravel_pytree(gradient)[0], float)
-    value = jax.jit(lambda x, *rest: algorithm.meta_loss(unravel(x), *rest)[0])
-    J = lambda x: float(value(jnp.asarray(x, flat.dtype), *rest))
-    here, again, eps = J(point), J(point), float(jnp.finfo(flat.dtype).eps)
-    rounding = 8 * eps * abs(here)  # of a value: a few units in the last place
-    rng, unit = np.random.default_rng(0), lambda v: v / np.linalg.norm(v)
-    scale = 1 + np.linalg.norm(point)
-
-    def slope(d: np.ndarray) -> tuple[float, float]:
-        """And by how much rounding may have moved it."""
-        # The step where rounding is a thousandth of what changes, if that is not too far.
-        change = max(abs(g @ d), 1e-30)
-        h = min(max(eps**0.2 * scale, 100 * rounding / change), 0.3 * scale)
-        D = lambda h: (J(point + h * d) - J(point - h * d)) / (2 * h)
-        return (4 * D(h) - D(2 * h)) / 3, rounding / h
-
-    if not np.isfinite(g).all():
-        return np.nan, np.nan, _NOT_FINITE
-    directions = [unit(rng.normal(size=g.size)) for _ in range(2)] + ([unit(g)] if g.any() else [])
-    slopes = [slope(d) for d in directions]
-    found, truth = np.array([g @ d for d in directions]), np.array([s for s, _ in slopes])
-    error, cosine = _compared(found, truth)
-    if here != again:
-        return error, cosine, _NOT_DETERMINISTIC
-    cut, unused = [], []
-    for name, inside in _zero_leaves(gradient):
-        d = unit(rng.normal(size=g.size) * inside)
-        far = max(abs(J(point + h * d) - here) for h in (scale, -scale))  # a step function moves in the end
-        (cut if far > rounding else unused).append(name)
-    bounds = [0.05 * max(abs(f), abs(t)) + moved for f, (t, moved) in zip(found, slopes, strict=True)]
-    off = bool((np.abs(found - truth) > bounds).any())
-    return error, cosine, _advice_exact(error, off, cut, unused)
-
-
-def _zero_leaves(gradient: PyTree) -> list[tuple[str, np.ndarray]]:
-    """Names of the leaves that are exactly zero, and where they are in the raveled tree."""
-    sizes = [leaf.size for _, leaf in _leaves(gradient)]
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    return [(name, owner == i) for i, (name, leaf) in enumerate(_leaves(gradient)) if leaf.size and not leaf.any()]
-
-
-def _advice_exact(error: float, off: bool, cut: Sequence[str], unused: Sequence[str]) -> str:
-    """Of the exact rule: `off` finite differences or not, leaves of phi where the derivative is wrongly, or rightly, zero."""
-    if cut:
-        return f"zero in {_names(cut)}, yet the loss changes with it: a stopped gradient, a rounding or an argmax cuts it off"
-    if off:
-        return f"{error:.0%} off finite differences: the loss has jumps or kinks here, or part of its derivative is cut off"
-    zero = f"; zero in {_names(unused)}: the validation loss does not depend on it here" if unused else ""
-    rounded = ", as far as their rounding tells" if error > 0.01 else ""
-    return f"exact: agrees with finite differences{rounded}{zero}"
-
-
 def _advice(gradient: PyTree, exact: PyTree, error: float, cosine: float, report: SolveInfo) -> str:
     """Of another rule, from its gradient, the exact one, and the report of its solve."""
-    if not all(np.isfinite(leaf).all() for _, leaf in _leaves(gradient)):
-        return f"{_NOT_FINITE}: do not use"
-    both = zip(_leaves(gradient), _leaves(exact), strict=True)
+    if not all(np.isfinite(leaf).all() for _, leaf in named_leaves(gradient)):
+        return f"{NOT_FINITE}: do not use"
+    both = zip(named_leaves(gradient), named_leaves(exact), strict=True)
     unseen = [name for (name, g), (_, e) in both if e.any() and not g.any()]
     if unseen:
         rest = "a point of rest knows nothing of the start, of extra and, under implicit, of the optimizer"
         why = rest if report.solves else "it acts outside the steps that this rule differentiates"
-        return f"zero in {_names(unseen)}, unlike the exact one: {why}"
+        return f"zero in {listed(unseen)}, unlike the exact one: {why}"
     if error == 0 and np.isnan(cosine):
         return "zero, as the exact one is"
     if not np.isfinite(error):
@@ -268,12 +202,6 @@ def _advice(gradient: PyTree, exact: PyTree, error: float, cosine: float, report
     if error <= 0.1:
         return "as good as the exact one here"
     return _direction(cosine) + _reason(report)
-
-
-def _leaves(tree: PyTree) -> Iterator[tuple[str, np.ndarray]]:
-    """Every leaf with a name such as `phi['scale']`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield f"phi{jax.tree_util.keystr(path)}", np.asarray(leaf)
 
 
 def _direction(cosine: float) -> str:
@@ -294,7 +222,3 @@ def _reason(report: SolveInfo) -> str:
     if report.residual > 0.3:
         return f"; not solved (residual {report.residual:.2g}): more terms, or less damping"
     return "; solved, but these few steps of training are far from rest"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

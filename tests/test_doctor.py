@@ -103,7 +103,12 @@ BROKEN = {
     "cut": (_of_b(lambda p, b: jax.lax.stop_gradient(b) * p.sum()), "zero in phi['b'], yet the loss changes with it"),
     "round": (_of_b(lambda p, b: jnp.round(2 * b) * p.sum()), "zero in phi['b'], yet the loss changes with it"),
     "unused": (_of_b(lambda p, b: 0.0), "zero in phi['b']: the validation loss does not depend on it"),
-    "half_cut": (_of_b(lambda p, b: (b + jax.lax.stop_gradient(b)) * p.sum()), "off finite differences"),
+    "half_cut": (_of_b(lambda p, b: (b + jax.lax.stop_gradient(b)) * p.sum()), "part of its derivative is cut off"),
+    "jumps": (_of_b(lambda p, b: (b + 1e-4 * jnp.floor(1e4 * b + 0.3)) * p.sum()), "exact between jumps"),
+    "a_cut_between_jumps": (
+        _of_b(lambda p, b: (b + jax.lax.stop_gradient(b) + 1e-4 * jnp.floor(1e4 * b + 0.3)) * p.sum()),
+        "part of its derivative is cut off",
+    ),
     "infinite": (_of_b(lambda p, b: jnp.sqrt(b - 0.33) * p.sum()), "not finite: some derivative is infinite"),
 }
 

@@ -12,7 +12,7 @@ from metapt.recipes import METHODS
 ROOT = Path(metapt.__file__).parents[1]
 PACKAGE = ROOT / "metapt"
 LAYERS = [
-    {"types", "checks"},
+    {"types", "checks", "exactness"},
     {"data", "models", "objectives", "meta", "solvers", "optimizers"},
     {"stages"},
     {"hypergrad"},

@@ -1,7 +1,7 @@
 """Networks of signals, `[B, T, C]` with channels last: residual encoders, and the network that steers a warp."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args, overload
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from metapt.models.adapters import from_linen, from_linen_stateful
 from metapt.types import Model, StatefulModel
 
 Norm = Literal["batch", "group"]
+Activation = Callable[[Array], Array]
 # Outputs of one row of the matrix product in `convolve`: of 2, 3, 4, 8 and 16, on one CPU core, within 7 % of the best.
 TOGETHER = 4
 
@@ -51,15 +52,31 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Arra
 
 @overload
 def resnet1d(
-    channels: int, widths: Sequence[int] = ..., blocks: int = ..., kernel: int = ..., norm: Literal["batch"] = ...
+    channels: int,
+    widths: Sequence[int] = ...,
+    blocks: int = ...,
+    kernel: int = ...,
+    norm: Literal["batch"] = ...,
+    activation: Activation = ...,
 ) -> StatefulModel: ...
 @overload
 def resnet1d(
-    channels: int, widths: Sequence[int] = ..., blocks: int = ..., kernel: int = ..., *, norm: Literal["group"]
+    channels: int,
+    widths: Sequence[int] = ...,
+    blocks: int = ...,
+    kernel: int = ...,
+    *,
+    norm: Literal["group"],
+    activation: Activation = ...,
 ) -> Model: ...
 @overload
 def resnet1d(
-    channels: int, widths: Sequence[int] = ..., blocks: int = ..., kernel: int = ..., norm: Norm = ...
+    channels: int,
+    widths: Sequence[int] = ...,
+    blocks: int = ...,
+    kernel: int = ...,
+    norm: Norm = ...,
+    activation: Activation = ...,
 ) -> Model | StatefulModel: ...
 def resnet1d(
     channels: int,
@@ -67,6 +84,7 @@ def resnet1d(
     blocks: int = 2,
     kernel: int = 15,
     norm: Norm = "batch",
+    activation: Activation = linen.relu,
 ) -> Model | StatefulModel:
     """A residual network along time: `[B, T, channels] -> [B, widths[-1]]`, a mean over time at the end.
 
@@ -77,6 +95,7 @@ def resnet1d(
         blocks: in a stage, of two convolutions each.
         kernel: odd; of all convolutions but the shortcuts.
         norm: `"batch"` gives a model with running averages; `"group"`, at most 8 groups, one without.
+        activation: a smooth one, as `jax.nn.silu`, if training is differentiated through (docs/sharp_edges.md).
 
     Raises:
         ValueError: if a number or a name is not allowed.
@@ -98,10 +117,12 @@ def resnet1d(
     if norm not in get_args(Norm):
         raise ValueError(f"resnet1d: norm={norm!r} is not one of {', '.join(map(repr, get_args(Norm)))}")
     adapt = from_linen_stateful if norm == "batch" else from_linen
-    return adapt(_ResNet(tuple(widths), blocks, kernel, norm), jnp.zeros((1, kernel, channels)))
+    return adapt(_ResNet(tuple(widths), blocks, kernel, norm, activation), jnp.zeros((1, kernel, channels)))
 
 
-def warp_network(channels: int, width: int = 32, kernel: int = 15, layers: int = 4) -> Model:
+def warp_network(
+    channels: int, width: int = 32, kernel: int = 15, layers: int = 4, activation: Activation = linen.relu
+) -> Model:
     """One logit a signal, `[B, T, channels] -> [B]`, near 0 at first: how strongly to warp it (`meta.warp_strength`).
 
     Every layer halves the rate without padding and normalises by the batch, which couples the examples; a mean over time
@@ -120,7 +141,7 @@ def warp_network(channels: int, width: int = 32, kernel: int = 15, layers: int =
             f"warp_network: channels={channels}, width={width}, kernel={kernel}, layers={layers} must be at least 1"
         )
     shortest = 2**layers + (kernel - 2) * (2**layers - 1)
-    return from_linen(_WarpNetwork(width, kernel, layers), jnp.zeros((1, shortest, channels)))
+    return from_linen(_WarpNetwork(width, kernel, layers, activation), jnp.zeros((1, shortest, channels)))
 
 
 class _Conv(linen.Module):
@@ -143,6 +164,7 @@ class _ResNet(linen.Module):
     blocks: int
     kernel: int
     norm: Norm
+    activation: Activation
 
     @linen.compact
     def __call__(self, x: Array, mode: str = "running") -> Array:
@@ -152,15 +174,15 @@ class _ResNet(linen.Module):
             return linen.GroupNorm(math.gcd(8, x.shape[-1]), epsilon=1e-5)(x)
 
         conv = lambda width, stride=1, bias=True: _Conv(width, self.kernel, stride, self.kernel // 2, bias)
-        x = linen.relu(norm(conv(self.widths[0], stride=2, bias=False)(x)))
+        x = self.activation(norm(conv(self.widths[0], stride=2, bias=False)(x)))
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if stage and not block else 1
-                y = linen.relu(norm(conv(width, stride)(x)))
+                y = self.activation(norm(conv(width, stride)(x)))
                 y = norm(conv(width)(y))
                 if y.shape != x.shape:
                     x = norm(linen.Dense(width, use_bias=False)(x[:, ::stride]))
-                x = linen.relu(x + y)
+                x = self.activation(x + y)
         return x.mean(axis=1)
 
 
@@ -168,6 +190,7 @@ class _WarpNetwork(linen.Module):
     width: int
     kernel: int
     layers: int
+    activation: Activation
 
     @linen.compact
     def __call__(self, x: Array) -> Array:
@@ -175,5 +198,5 @@ class _WarpNetwork(linen.Module):
         for _ in range(self.layers):
             x = _Conv(self.width, self.kernel, stride=2, kernel_init=init)(x)
             # Over examples and time: batch normalisation that keeps no averages.
-            x = linen.relu(linen.LayerNorm(epsilon=1e-5, reduction_axes=(0, 1), feature_axes=-1)(x))
+            x = self.activation(linen.LayerNorm(epsilon=1e-5, reduction_axes=(0, 1), feature_axes=-1)(x))
         return linen.Dense(1, kernel_init=init)(x.mean(axis=1))[:, 0]
