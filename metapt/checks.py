@@ -4,6 +4,8 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def whole(name: str, value: Any, least: int = 1, why: str = "") -> int:
     """`value`, a whole number of at least `least`.
@@ -60,6 +62,24 @@ def real(
     ):
         raise ValueError(f"{name}={value} must be {allowed}{_reason(why)}")
     return number
+
+
+def axes(name: str, value: Any, count: int, integer: bool = False) -> None:
+    """Raises if `value` is no array with `count` axes (of whole numbers).
+
+    Raises:
+        ValueError: with what it is.
+
+    Example:
+        >>> axes("fold_split: patient", np.zeros((2, 3)), 1)
+        Traceback (most recent call last):
+        ValueError: fold_split: patient must be an array with 1 axis, found float64 [2, 3]
+    """
+    kind, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if kind is None or shape is None or len(shape) != count or (integer and not np.issubdtype(kind, np.integer)):
+        found = type(value).__name__ if kind is None or shape is None else f"{kind} {list(shape)}"
+        of = " of whole numbers" if integer else ""
+        raise ValueError(f"{name} must be an array{of} with {count} {'axis' if count == 1 else 'axes'}, found {found}")
 
 
 def _reason(why: str) -> str:

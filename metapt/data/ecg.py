@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metapt.checks import axes
 from metapt.data.files import locate, read_npz
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -110,6 +111,10 @@ def fold_split(fold: np.ndarray, patient: np.ndarray) -> dict[str, np.ndarray]:
         >>> {name: rows.tolist() for name, rows in parts.items()}
         {'pretrain': [0, 2, 3], 'test': [1]}
     """
+    axes("fold_split: fold", fold, 1)
+    axes("fold_split: patient", patient, 1)
+    if len(fold) != len(patient):
+        raise ValueError(f"fold_split: {len(fold)} folds and {len(patient)} patients: give one of each a record")
     if not np.isin(fold, np.arange(1, 11)).all():
         raise ValueError(f"fold_split: fold has {fold.min()}..{fold.max()}, but must stay in 1..10")
     parts = {"pretrain": np.flatnonzero(fold < 10), "test": np.flatnonzero(fold == 10)}
@@ -138,6 +143,12 @@ def finetune_split(rng: np.random.Generator, rows: np.ndarray, patient: np.ndarr
         >>> {name: len(rows) for name, rows in parts.items()}
         {'train': 15, 'validation': 10}
     """
+    axes("finetune_split: rows", rows, 1, integer=True)
+    axes("finetune_split: patient", patient, 1)
+    if len(rows) and len(patient) <= rows.max():
+        raise ValueError(
+            f"finetune_split: rows go to {rows.max()}, but there are {len(patient)} patients: give all records'"
+        )
     if not 2 <= size <= len(rows):
         raise ValueError(f"finetune_split: size={size} must be at least 2, and at most the {len(rows)} rows given")
     validation = max(size // 5, min(10, size // 2))
@@ -163,6 +174,7 @@ def global_scale(ecg: Ecg, rows: np.ndarray) -> Scale:
         >>> global_scale(Ecg(signals, 0.5, np.zeros((1, 5)), np.zeros(1), np.ones(1)), np.array([0]))
         Scale(mean=1.0, sd=0.5)
     """
+    axes("global_scale: rows", rows, 1, integer=True)
     count = total = squares = 0
     for start in range(0, len(rows), _BLOCK):
         block = ecg.signals[rows[start : start + _BLOCK]].astype(np.int64)
@@ -186,6 +198,7 @@ def normalise(ecg: Ecg, rows: np.ndarray, scale: Scale, length: int = 1024) -> n
         >>> normalise(ecg, np.array([0]), Scale(mean=1.0, sd=0.5), length=3)[0, :, 0].tolist()
         [-1.0, 1.0, 0.0]
     """
+    axes("normalise: rows", rows, 1, integer=True)
     samples = ecg.signals.shape[1]
     if length < samples:
         raise ValueError(f"normalise: length={length} must be at least the {samples} samples of a record")

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metapt.checks import axes, whole
+
 ABSENT = -1  # a label that was not measured, or whose example is padding
 
 
@@ -133,7 +135,8 @@ def in_batches(graphs: GraphSet, rows: np.ndarray, size: int) -> tuple[np.ndarra
         >>> index.tolist(), room
         ([[1, 0], [1, -1]], (6, 2))
     """
-    rows = np.asarray(rows)
+    rows, size = np.asarray(rows), whole("in_batches: size", size)
+    axes("in_batches: rows", rows, max(rows.ndim, 1), integer=True)
     missing = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % size)]
     index = np.pad(rows, missing, constant_values=ABSENT).reshape(*rows.shape[:-1], -1, size)
     needed = lambda start: int(np.where(index < 0, 0, np.diff(np.asarray(start))[index]).sum(-1).max())

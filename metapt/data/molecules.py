@@ -68,6 +68,11 @@ def one_hot(categories: Array, sizes: tuple[int, ...]) -> Array:
         >>> one_hot(jnp.array([[1, 0]]), (2, 3)).tolist()
         [[0.0, 1.0, 1.0, 0.0, 0.0]]
     """
+    categories = jnp.asarray(categories)
+    if not categories.ndim or categories.shape[-1] != len(sizes):
+        raise ValueError(
+            f"one_hot: categories {list(categories.shape)} must have {len(sizes)} columns, one for each of sizes"
+        )
     columns = [jax.nn.one_hot(categories[..., i], size) for i, size in enumerate(sizes)]
     return jnp.concatenate(columns, axis=-1)
 

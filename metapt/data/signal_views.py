@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.ndimage import gaussian_filter1d
 
-from metapt.checks import real
+from metapt.checks import axes, real
 from metapt.data.views import View
 from metapt.types import PyTree
 
@@ -123,6 +123,7 @@ def random_amplitude(context: PyTree, x: Array, key: Array) -> Array:
         >>> random_amplitude(0.0, jnp.ones((1, 3, 1)), jax.random.key(0)).ravel().tolist()
         [1.0, 1.0, 1.0]
     """
+    axes("random_amplitude: x", x, 3)
     return x * jnp.exp(_each(context) * jax.random.normal(key, (len(x), 1, x.shape[2]), x.dtype))
 
 

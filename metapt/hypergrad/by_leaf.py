@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from metapt.stages import depends, move
+from metapt.stages import assert_stage, depends, loop as loops, move
 from metapt.types import Fit, PyTree, Rule, SolveInfo, Stage, StageInfo, StageState
 
 _AT_REST = "where training comes to rest does not depend on it; use unroll or forward"
@@ -80,6 +80,8 @@ def cut_paths(stage: Stage, state: StageState, context: PyTree, batches: PyTree)
         >>> cut_paths(stage, state, {"target": 1.0, "offset": 2.0}, jnp.zeros(3))
         {'offset': 'neither the gradient of the objective nor the optimizer depends on it; no rule sees it'}
     """
+    assert_stage(stage)
+    loops.length(batches)
     batch, key = jax.tree.map(lambda x: x[0], batches), jax.random.key(0)
     slope = lambda c: jax.grad(lambda p: stage.objective(p, c, state.extra, batch, key)[0])(state.params)
     gradient = slope(context)

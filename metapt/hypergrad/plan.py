@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from metapt.stages import loop as loops, step
+from metapt.stages import assert_stage, loop as loops, step
 from metapt.stages.stage import Remat
 from metapt.types import PyTree, Stage, StageState
 
@@ -41,6 +41,9 @@ def plan_unroll(stage: Stage, state: StageState, context: PyTree, batches: PyTre
         >>> print(plan_unroll(stage, state, jnp.ones(()), jnp.zeros(400), budget_bytes=1e6))
         unroll 400 steps: remat="nested", about 188.0 kB of 1.0 MB, 800 steps recomputed
     """
+    assert_stage(stage)
+    if not isinstance(state, StageState):
+        raise ValueError(f"plan_unroll: state must be a StageState (stages.start), found {type(state).__name__}")
     steps = loops.length(batches)
     size = loops.piece_length(steps)
     s, r = _bytes(state), _bytes(_residuals(stage, state, context, batches))

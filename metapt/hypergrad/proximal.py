@@ -6,7 +6,7 @@ from jax import Array
 from metapt.checks import real
 from metapt.hypergrad.implicit import implicit
 from metapt.solvers.cg import cg
-from metapt.stages import loop as loops
+from metapt.stages import assert_stage, loop as loops
 from metapt.types import Fit, Loop, PyTree, Solve, SolveInfo, Stage, StageInfo, StageState
 
 
@@ -36,6 +36,7 @@ def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop
         >>> float(jax.grad(end)(2.0))
         0.25
     """
+    assert_stage(stage)
     real("proximal: strength", strength, above=0, why="at 0 the start has no influence on the minimum")
 
     def pulled(params, context, extra, batch, key):

@@ -6,7 +6,7 @@ import optax
 from jax import Array, lax
 from jax.tree_util import Partial
 
-from metapt.stages import assert_differentiable, depends, loop as loops, step, step_keys, trainer
+from metapt.stages import assert_differentiable, assert_stage, depends, loop as loops, step, step_keys, trainer
 from metapt.types import Fit, Loop, Objective, PyTree, SolveInfo, Stage, StageInfo, StageState
 
 
@@ -41,6 +41,7 @@ def reversible(stage: Stage, loop: Loop = loops.auto) -> Fit:
         >>> round(float(jax.grad(end)(2.0)), 6)  # 1 - (0.9**2 - 0.1 * 0.5)
         0.24
     """
+    assert_stage(stage)
     assert_differentiable(stage.optimizer, "reversible")
     _assert_reversible(stage.optimizer)
     # Forwards and backwards the gradient must be the same to the last bit: kept apart, it is compiled the same.

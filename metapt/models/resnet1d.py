@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen
 from jax import Array, lax
 
+from metapt.checks import whole
 from metapt.models.adapters import from_linen, from_linen_stateful
 from metapt.types import Model, StatefulModel
 
@@ -31,6 +32,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Arra
         >>> convolve(jnp.arange(5.0).reshape(1, 5, 1), jnp.ones((3, 1, 1)), stride=2, padding=1).ravel().tolist()
         [1.0, 6.0, 7.0]
     """
+    whole("convolve: stride", stride)
     (batch, time, inputs), (size, _, outputs) = x.shape, kernel.shape
     length = (time + 2 * padding - size) // stride + 1
     if length < 1:

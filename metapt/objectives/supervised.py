@@ -1,5 +1,6 @@
 """One label an example."""
 
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -11,7 +12,6 @@ def cross_entropy(predict: Predict) -> Objective:
     """Mean over the batch of -log softmax(logits)[y]. Batch: `(x [B, ...], y int [B])`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from metapt.objectives import stateless
         >>> objective = cross_entropy(stateless(lambda params, context, x: x * params))
         >>> loss, _ = objective(0.0, None, None, (jnp.ones((4, 10)), jnp.zeros(4, int)), None)
@@ -35,7 +35,6 @@ def weighted_cross_entropy(predict: Predict) -> Objective:
     Source: Raghu et al. 2021, section 5.1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from metapt.objectives import stateless
         >>> objective = weighted_cross_entropy(stateless(lambda params, context, x: x * params))
         >>> half = lambda batch: jnp.array([1.0, 0.0])
@@ -56,7 +55,6 @@ def squared_error(predict: Predict) -> Objective:
     """Mean over the batch and the outputs of `(prediction - y)^2`. Batch: `(x [B, ...], y [B, ...])`, y shaped as predictions.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from metapt.objectives import stateless
         >>> objective = squared_error(stateless(lambda params, context, x: x * params))
         >>> float(objective(3.0, None, None, (jnp.ones((4, 1)), jnp.ones((4, 1))), None)[0])
@@ -77,11 +75,10 @@ def accuracy(logits: Array, y: Array) -> Array:
     """Fraction of rows whose largest logit is at their label: `[B, C], [B] -> []`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])))
         0.75
     """
-    return (logits.argmax(-1) == y).mean()
+    return (logits.argmax(-1) == jnp.asarray(y)).mean()
 
 
 def _cross_entropy(logits: Array, y: Array) -> Array:

@@ -26,6 +26,7 @@ def start(stage: Stage, params: PyTree, extra: PyTree = None) -> StageState:
         >>> start(stage, 3.0).params
         3.0
     """
+    assert_stage(stage)
     return StageState(params, stage.optimizer.init(params), extra)
 
 

@@ -20,6 +20,8 @@ def by_gradient(optimizer: optax.GradientTransformation) -> Update:
         >>> float(phi[0]), bool(skipped)
         (0.0, True)
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"by_gradient: optimizer={optimizer!r} must be one of optax, for example optax.adam(0.1)")
 
     def apply(hypergradient: PyTree, state: PyTree, phi: PyTree) -> tuple[PyTree, PyTree, Array]:
         updates, new_state = optimizer.update(hypergradient, state, phi)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metapt.checks import real
+from metapt.checks import axes, real
 from metapt.types import PyTree, Update
 
 
@@ -31,6 +31,8 @@ def label_shift(source: Array, y: Array, target: Array) -> LabelShift:
         >>> label_shift(jnp.eye(2), jnp.array([0, 1]), jnp.array([[1.0, 0.0]])).joint.tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
+    for name, value, count in (("source", source, 2), ("y", y, 1), ("target", target, 2)):
+        axes(f"label_shift: {name}", value, count)
     return LabelShift(source.T @ jax.nn.one_hot(y, source.shape[1], dtype=source.dtype) / len(y), target.mean(axis=0))
 
 
