@@ -9,6 +9,10 @@ arms are trained on, split anew for every move: `decay_learned`, `l2_sp_learned`
 Fisher information on the pre-training images), `group_lasso_learned` (what makes one output of a layer stays where it began, or
 moves), `elsewhere_learned` (near a random network: a null control). In the end every arm is fine-tuned on all labels for the
 same steps.
+
+Some minutes of one CPU core. Expected at 0 degrees: `l2_sp` 0.029 above `plain`, those with learned strengths 0.027 to 0.030,
+`elsewhere_learned` below; at 45 degrees `l2_sp` loses 0.066, `l2_sp_learned` 0.018.
+On MNIST, shrunk to 8 x 8 pixels: --data FOLDER --pool 5000
 """
 
 from dataclasses import dataclass
