@@ -130,7 +130,7 @@ def experiment(config: Config) -> Experiment:
         held.algorithm,
         (0, config.outer_steps, 0),
         (0, Cost(0, config.finetune_steps).unrolled),
-        lambda key, arrays: None,
+        lambda key, arrays: None,  # pyright: ignore[reportArgumentType] every arm starts in its own way
         lambda state: export(state.pretrain.params, state.pretrain.extra, state.phi),
         lambda state, batches: {"strength": strengths(state.phi)["encoder"]},
         draw=lambda arrays, key: _fold(config, arrays["labelled"], key),

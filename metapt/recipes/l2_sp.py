@@ -63,9 +63,9 @@ def l2_sp(
     stage = Stage(with_start_point(plain), optax.chain(optimizer, group_lasso(step)))
     fit = rule(stage)
 
-    def transfer(pretrained: StageState, finetune: StageState, strength: PyTree) -> tuple[StageState, StartPoint]:
-        start, _ = stages.transfer_all(pretrained, finetune, strength)
-        return start, pretrained.extra.scaled(strength)
+    def transfer(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, StartPoint]:
+        start, _ = stages.transfer_all(pretrained, finetune, meta)
+        return start, pretrained.extra.scaled(meta)
 
     given = lambda params, unit: (StageState(params, None, unit), stages.start(stage, params))
     learn = by_gradient(meta_optimizer)
