@@ -65,7 +65,7 @@ class Settings(Steps):
 def draw(config: Settings, arrays: Mapping[str, Any], key: jax.Array, steps: int | None = None) -> Batches:
     """Random pre-training batches; fine-tuning and validation use all of their few labels at every step."""
     pretrain = data.draw(key, arrays["pool"], steps or config.pretrain_steps, config.batch)
-    return Batches(pretrain, _repeat(arrays["train"], config.finetune_steps), arrays["validation"])
+    return Batches(pretrain, repeat(arrays["train"], config.finetune_steps), arrays["validation"])
 
 
 def fine_tune_and_score(config: Settings, model: Model) -> Callable[..., jax.Array]:
@@ -75,7 +75,7 @@ def fine_tune_and_score(config: Settings, model: Model) -> Callable[..., jax.Arr
 
     def judge(params, labelled, examples, key):
         if config.final_steps:
-            batches = _repeat(labelled, config.final_steps)
+            batches = repeat(labelled, config.final_steps)
             state, _ = train(stages.start(stage, params), None, batches, stages.step_keys(key, batches))
             params = state.params
         return objectives.accuracy(model.apply(params, examples.x), examples.y)
@@ -130,6 +130,15 @@ def by_level(scores: Mapping[str, np.ndarray], levels: Sequence[Any], reference:
     }
 
 
+def small_images(path: str) -> data.Labelled:
+    """The digits, or if there is a path MNIST's training images shrunk to their size: x `[N, 64]` in [-0.5, 0.5]."""
+    if not path:
+        return data.digits()
+    x, y = data.mnist(path).train
+    framed = np.pad(x, ((0, 0), (2, 2), (2, 2)), constant_values=-0.5)
+    return data.Labelled(framed.reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64), y)
+
+
 def stack(runs: list[Any]) -> Any:
     """Trees of runs as one tree with a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
@@ -152,7 +161,8 @@ def schedule(config: Steps, share: float = 1.0) -> tuple[int, int, int]:
     return config.warm_up, moving, steps - moving
 
 
-def _repeat(tree: Any, steps: int) -> Any:
+def repeat(tree: Any, steps: int) -> Any:
+    """The same batch at every step."""
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), tree)
 
 

@@ -21,10 +21,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import by_level, stack
+from _common import by_level, small_images, stack
 
 from metapt import data, models, recipes
-from metapt.data import Labelled
 from metapt.io import arms, plots
 from metapt.io.configs import check_numbers
 from metapt.io.experiment import Experiment, Outcome
@@ -67,14 +66,6 @@ class Config:
 
     def __post_init__(self):
         check_numbers(self, seed=0, shift=0.0)
-
-    def images(self) -> Labelled:
-        """Those of the digits or of MNIST: x `[N, 64]`."""
-        if not self.data:
-            return data.digits()
-        x, y = data.mnist(self.data).train
-        framed = np.pad(x, ((0, 0), (2, 2), (2, 2)), constant_values=-0.5)
-        return Labelled(framed.reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64), y)
 
 
 def experiment(config: Config) -> Experiment:
@@ -126,7 +117,7 @@ def experiment(config: Config) -> Experiment:
 
 def _arrays(config: Config):
     """Splits by seed, the same at every level of shift; runs are ordered by level, then by seed. Test apart."""
-    images, runs, tests = config.images(), [], []
+    images, runs, tests = small_images(config.data), [], []
     y = np.asarray(images.y)
     for shift in config.shift:
         for seed in range(config.seeds):

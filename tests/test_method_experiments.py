@@ -43,3 +43,15 @@ def test_balanced_weights_serve_the_small_task_too(tmp_path):
     assert list(result["arms"]) == ["equal", "gradnorm", "static", "oracle"] and not result["skipped_updates"]
     small, large = result["meta"]["weights"]["gradnorm"]
     assert small > 1.2 > 0.8 > large and small + large == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--validation-labels", "50"], "validation_labels=50 must be below train_labels=50"),
+        (["--pool", "1500"], "pool=1500 must be at most 947"),
+    ],
+)
+def test_what_near_start_cannot_do_is_one_line(words, message, tmp_path, capsys):
+    assert main(["run", "near_start", *words, "--seeds", "1", "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    assert message in capsys.readouterr().err

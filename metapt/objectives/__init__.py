@@ -15,17 +15,20 @@ from metapt.objectives.multitask import (
     weighted_tasks,
 )
 from metapt.objectives.predict import Predict, on_features, stateless, whole
+from metapt.objectives.start_point import StartPoint, fisher_diagonal, with_start_point
 from metapt.objectives.supervised import accuracy, cross_entropy, squared_error, weighted_cross_entropy
 from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, on_view, together, with_l2, with_teacher
 
 __all__ = [
     "Predict",
+    "StartPoint",
     "accuracy",
     "auroc",
     "balanced_tasks",
     "binary_tasks",
     "contrastive",
     "cross_entropy",
+    "fisher_diagonal",
     "half_square_from_start",
     "mean_over_tasks",
     "nt_xent",
@@ -40,5 +43,6 @@ __all__ = [
     "weighted_tasks",
     "whole",
     "with_l2",
+    "with_start_point",
     "with_teacher",
 ]

@@ -9,6 +9,7 @@ from metapt.recipes import (
     gradient_cosine,
     gradnorm,
     imaml,
+    l2_sp,
     maml,
     reptile,
     simclr_augmentation,
@@ -29,6 +30,7 @@ METHODS: tuple[Method, ...] = (
     fomaml.METHOD,
     reptile.METHOD,
     imaml.METHOD,
+    l2_sp.METHOD,
 )
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "gradient_cosine",
     "gradnorm",
     "imaml",
+    "l2_sp",
     "maml",
     "reptile",
     "simclr_augmentation",

@@ -4,7 +4,7 @@ from metapt.stages import loop
 from metapt.stages.check import assert_differentiable, assert_responsive, assert_stage, depends
 from metapt.stages.features import on_encoded
 from metapt.stages.stage import move, start, start_model, stationarity_gap, step, step_keys, trainer
-from metapt.stages.tasks import given, over_tasks
+from metapt.stages.tasks import finished, given, over_tasks
 from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra, with_start
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "assert_responsive",
     "assert_stage",
     "depends",
+    "finished",
     "given",
     "loop",
     "move",
