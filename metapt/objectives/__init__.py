@@ -5,6 +5,7 @@ features that come from the context (`whole`, `on_features`), with running avera
 view of the batch, a penalty, a teacher.
 """
 
+from metapt.objectives.bootstrap import Target, bootstrap, follow
 from metapt.objectives.contrastive import contrastive, nt_xent
 from metapt.objectives.multitask import (
     auroc,
@@ -20,12 +21,15 @@ from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, 
 
 __all__ = [
     "Predict",
+    "Target",
     "accuracy",
     "auroc",
     "balanced_tasks",
     "binary_tasks",
+    "bootstrap",
     "contrastive",
     "cross_entropy",
+    "follow",
     "half_square_from_start",
     "mean_over_tasks",
     "nt_xent",

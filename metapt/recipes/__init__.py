@@ -3,6 +3,7 @@
 from metapt.recipes import (
     augmentation,
     bbse,
+    byol,
     cotraining,
     example_weights,
     fomaml,
@@ -11,16 +12,19 @@ from metapt.recipes import (
     imaml,
     maml,
     reptile,
+    simclr,
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Initialization, Method, Pieces
+from metapt.recipes.method import Initialization, Method, Pieces, Pretraining
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
     augmentation.METHOD,
     example_weights.METHOD,
     simclr_augmentation.METHOD,
+    simclr.METHOD,
+    byol.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
     bbse.METHOD,
@@ -36,8 +40,10 @@ __all__ = [
     "Initialization",
     "Method",
     "Pieces",
+    "Pretraining",
     "augmentation",
     "bbse",
+    "byol",
     "cotraining",
     "example_weights",
     "fomaml",
@@ -46,6 +52,7 @@ __all__ = [
     "imaml",
     "maml",
     "reptile",
+    "simclr",
     "simclr_augmentation",
     "task_weights",
 ]
