@@ -1,5 +1,6 @@
 """What the experiments on views of images share: the arms, and linear evaluation on a few labels a class."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,9 @@ class ViewsConfig:
     """Images to pre-train on; those with labels are among them."""
     monitor: int = 200
     """Further ones for the curves."""
-    steps: int = 400
+    steps: int = 300
     """Pre-training steps."""
-    batch: int = 256
+    batch: int = 128
     """Images in a batch."""
     lr: float = 1e-3
     """Adam's learning rate."""
@@ -80,19 +81,32 @@ def experiment(config: ViewsConfig) -> Experiment:
     def byol(**other):
         return recipes.byol.byol(encoder, config.features, view, steps=config.steps, tau=config.tau, **how, **other)
 
-    def arm(name, method, steps=config.steps):
-        def export(context, state):
-            encoded = method.head(state.params, encoder.apply(state.params["encoder"], test.x[0]))
-            return {"encoder": state.params["encoder"], "spread": _spread(encoded)}
+    both = byol()
+    untied = both.stage._replace(objective=_on_itself(both.stage.objective))
+    methods = {
+        "none": simclr(view),
+        "simclr": simclr(view),
+        "simclr_shuffled": simclr(view, second_view=data.of_another(view)),
+        "simclr_identical": simclr(lambda context, x, key: x),
+        "simclr_no_head": simclr(view, head=as_it_is),
+        "byol": both,
+        "byol_no_stop": both._replace(stage=untied, fit=hypergrad.detached(untied)),
+        "byol_no_predictor": byol(predictor=as_it_is),
+    }
 
+    def arm(name, method):
         context = lambda key, arrays, exports: jnp.float32(config.strength)
+        export = lambda context, state: {"encoder": state.params["encoder"], "params": state.params}
+        steps = 0 if name == "none" else config.steps
         return arms.pretraining(name, method.fit, steps, 1, context, method.start, export)
 
-    both = byol()
-    stage = both.stage._replace(objective=_on_itself(both.stage.objective))
-    head = models.linear(config.features, 10, zero=True)
+    def spread(name, params, x):
+        """Of unit outputs of the head: about 1 if they go all ways, 0 if all go one."""
+        z = methods[name].head(params, encoder.apply(params["encoder"], x))
+        return objectives.unit(z).std(axis=0).mean() * z.shape[1] ** 0.5
 
     def probe(known, unknown, labels, key):
+        head = models.linear(known.x.shape[1], 10, zero=True)
         # As scikit-learn's logistic regression with C = 1, but for the bias, which is held too.
         loss = objectives.with_l2(objectives.cross_entropy(objectives.whole(head)), 1 / (20 * labels))
         logits = fit_head(Stage(loss, optax.adam(config.probe_lr)), head, known, unknown.x, key, config.probe_steps)
@@ -110,7 +124,10 @@ def experiment(config: ViewsConfig) -> Experiment:
         return {
             "by_labels": by_level(scores, config.labels, "none"),
             "pixels": dict(zip(map(str, config.labels), pixels.mean(axis=0).tolist(), strict=True)),
-            "spread": {name: float(export["spread"].mean()) for name, export in outcome.exports.items()},
+            "spread": {
+                name: float(jax.vmap(functools.partial(spread, name))(export["params"], arrays["monitor"].x).mean())
+                for name, export in outcome.exports.items()
+            },
         }
 
     return Experiment(
@@ -119,16 +136,7 @@ def experiment(config: ViewsConfig) -> Experiment:
         data=arrays,
         test=test,
         draw=lambda arrays, key: Batches(data.draw(key, (arrays["pool"],), 1, config.batch), None, None),
-        arms=(
-            arm("none", simclr(view), steps=0),
-            arm("simclr", simclr(view)),
-            arm("simclr_shuffled", simclr(view, second_view=data.of_another(view))),
-            arm("simclr_identical", simclr(lambda context, x, key: x)),
-            arm("simclr_no_head", simclr(view, head=as_it_is)),
-            arm("byol", both),
-            arm("byol_no_stop", both._replace(stage=stage, fit=hypergrad.detached(stage))),
-            arm("byol_no_predictor", byol(predictor=as_it_is)),
-        ),
+        arms=tuple(arm(name, method) for name, method in methods.items()),
         monitor=lambda params, arrays, key: judge(
             lambda x: encoder.apply(params, x), arrays, arrays["monitor"], key
         ).mean(),
@@ -155,11 +163,6 @@ def _on_itself(objective):
         return objective(params, context, extra._replace(params=network), batch, key)
 
     return collapsing
-
-
-def _spread(z: jax.Array) -> jax.Array:
-    """Standard deviation of unit rows `[N, D]` times the root of D: about 1 if they go all ways, 0 if all go one."""
-    return (z / jnp.maximum(jnp.linalg.norm(z, axis=1, keepdims=True), 1e-12)).std(axis=0).mean() * z.shape[1] ** 0.5
 
 
 def _arrays(config: ViewsConfig):

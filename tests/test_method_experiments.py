@@ -43,3 +43,14 @@ def test_balanced_weights_serve_the_small_task_too(tmp_path):
     assert list(result["arms"]) == ["equal", "gradnorm", "static", "oracle"] and not result["skipped_updates"]
     small, large = result["meta"]["weights"]["gradnorm"]
     assert small > 1.2 > 0.8 > large and small + large == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_views_teach_without_labels_if_pairs_are_pairs_and_a_target_taught_back_collapses(tmp_path):
+    result = _run(tmp_path, "digits_views", "--seeds 5 --seed 77 --labels 2 --probe-steps 100")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    assert list(mean)[:4] == ["none", "simclr", "simclr_shuffled", "simclr_identical"]
+    assert mean["simclr"] - max(mean["none"], mean["simclr_shuffled"], mean["simclr_identical"]) > 0.09
+    assert mean["byol"] - mean["byol_no_stop"] > 0.08
+    spread = result["meta"]["spread"]
+    assert spread["byol"] > 0.5 and spread["byol_no_stop"] < 0.15

@@ -6,7 +6,7 @@ view of the batch, a penalty, a teacher.
 """
 
 from metapt.objectives.bootstrap import Target, bootstrap, follow
-from metapt.objectives.contrastive import contrastive, nt_xent
+from metapt.objectives.contrastive import contrastive, nt_xent, unit
 from metapt.objectives.multitask import (
     auroc,
     balanced_tasks,
@@ -39,6 +39,7 @@ __all__ = [
     "stateless",
     "task_losses",
     "together",
+    "unit",
     "weighted_cross_entropy",
     "weighted_squares",
     "weighted_tasks",

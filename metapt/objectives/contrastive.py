@@ -51,7 +51,12 @@ def two_views(view: View, second_view: View | None, context: PyTree, x: Array, k
 
 
 def unit(z: Array) -> Array:
-    """Rows of length 1, `[..., D]`; derivatives are finite at a row of zeros too."""
+    """Rows of length 1, `[..., D]`; a row of zeros stays, with finite derivatives.
+
+    Example:
+        >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
