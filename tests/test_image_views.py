@@ -268,7 +268,7 @@ def test_running_averages_of_an_encoder_are_carried_beside_the_target(key):
 
 def test_linear_evaluation_leaves_the_encoder_as_pre_training_ended(key):
     encoder, head = _tiny(), models.linear(4, 3, zero=True)
-    method = recipes.simclr.simclr(encoder, 4, _noise, optax.adam(0.01))
+    method = recipes.simclr.simclr(encoder, 4, _noise, optax.adam(0.01), rule=hypergrad.detached)
     x, y = jax.random.normal(key, (6, 9, 6)), jnp.arange(54).reshape(6, 9) % 3
     evaluation = Stage(objectives.cross_entropy(objectives.whole(head)), optax.sgd(0.5))
     train_head = stages.on_encoded(hypergrad.unroll(evaluation), objectives.whole(encoder))
