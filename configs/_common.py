@@ -118,6 +118,16 @@ def train(stage: Stage, state: StageState, draw: Callable[[jax.Array], Any], key
     return stages.loop.auto(step, state, jax.random.split(key, steps))[0]
 
 
+def fit_head(
+    stage: Stage, head: Model, known: data.Labelled, unknown: jax.Array, key: jax.Array, steps: int
+) -> jax.Array:
+    """Linear evaluation: outputs for `unknown` features of a head trained on `known` ones, both standardised by these."""
+    mean, spread = known.x.mean(0), known.x.std(0) + 1e-6
+    batch = (known.x - mean) / spread, known.y
+    state = train(stage, stages.start(stage, head.init(key)), lambda key: batch, key, steps)
+    return head.apply(state.params, (unknown - mean) / spread)
+
+
 def by_level(scores: Mapping[str, np.ndarray], levels: Sequence[Any], reference: str) -> dict[str, Any]:
     """The comparison with one arm, `reference`, at every level of a setting; scores `[levels, seeds]`."""
     return {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import RuleName, Steps, stack, train
+from _common import RuleName, Steps, fit_head, stack, train
 
 from metapt import data, models, objectives, stages
 from metapt.io.configs import check_numbers
@@ -180,11 +180,8 @@ def fine_tune_and_score(config: EcgConfig, encoder, features: int, classes: int)
         known, unknown = encode(arrays["signals"][arrays["labelled"]]), encode(records["signals"])
 
         def score(size):
-            mean, spread = known[:size].mean(0), known[:size].std(0) + 1e-6
-            batch = (known[:size] - mean) / spread, arrays["y"][arrays["labelled"][:size]]
-            state = stages.start(of_head, head.init(key))
-            state = train(of_head, state, lambda key: batch, key, config.final_steps)
-            return _area(head.apply(state.params, (unknown - mean) / spread), records["y"])
+            labelled = data.Labelled(known[:size], arrays["y"][arrays["labelled"][:size]])
+            return _area(fit_head(of_head, head, labelled, unknown, key, config.final_steps), records["y"])
 
         return jnp.stack([score(size) for size in config.sizes])
 

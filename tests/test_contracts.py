@@ -90,6 +90,7 @@ def test_every_public_part_is_in_a_table():
     parts |= {"nt_xent"}  # and in test_signals.py
     parts |= {"half_square_from_start", "mean_over_tasks"}  # and in test_initializations.py
     parts |= {"StartPoint", "fisher_diagonal", "with_start_point"}  # and in test_start_point.py
+    parts |= {"Target", "bootstrap", "follow", "unit"}  # `extra` from the parameters: in test_image_views.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 
 

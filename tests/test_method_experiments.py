@@ -55,3 +55,14 @@ def test_balanced_weights_serve_the_small_task_too(tmp_path):
 def test_what_near_start_cannot_do_is_one_line(words, message, tmp_path, capsys):
     assert main(["run", "near_start", *words, "--seeds", "1", "--out", str(tmp_path / "run"), "--quiet"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_views_teach_without_labels_if_pairs_are_pairs_and_a_target_taught_back_collapses(tmp_path):
+    result = _run(tmp_path, "digits_views", "--seeds 5 --seed 77 --labels 2 --probe-steps 100")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    assert list(mean)[:4] == ["none", "simclr", "simclr_shuffled", "simclr_identical"]
+    assert mean["simclr"] - max(mean["none"], mean["simclr_shuffled"], mean["simclr_identical"]) > 0.09
+    assert mean["byol"] - mean["byol_no_stop"] > 0.08
+    spread = result["meta"]["spread"]
+    assert spread["byol"] > 0.5 and spread["byol_no_stop"] < 0.15

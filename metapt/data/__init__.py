@@ -1,6 +1,7 @@
 """1. Arrays in, stacked batches out: readers, splits that cannot overlap, views, planted tasks, random batches."""
 
 from metapt.data.batches import draw
+from metapt.data.cifar import cifar10
 from metapt.data.digits import Labelled, digits
 from metapt.data.ecg import (
     LEADS,
@@ -18,6 +19,18 @@ from metapt.data.ecg_generator import Beat, ecgsyn, generated_ecg, tachogram
 from metapt.data.episodes import Episodes, draw_episodes, draw_sinusoids
 from metapt.data.graphs import ABSENT, Graph, GraphSet, draw_graphs, in_batches, misplaced_centres, slots, undirected
 from metapt.data.hu_bio import HuBio, hu_bio, species_split
+from metapt.data.image_views import (
+    blur,
+    color_jitter,
+    crop,
+    flip,
+    gray,
+    of_another,
+    random_blur,
+    random_crop,
+    simclr_views,
+    sometimes,
+)
 from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
 from metapt.data.omniglot import Omniglot, omniglot
@@ -59,7 +72,11 @@ __all__ = [
     "TrainTest",
     "View",
     "balanced",
+    "blur",
     "by_input",
+    "cifar10",
+    "color_jitter",
+    "crop",
     "crop_mask",
     "digits",
     "displacement",
@@ -70,9 +87,11 @@ __all__ = [
     "draw_sinusoids",
     "ecgsyn",
     "finetune_split",
+    "flip",
     "fold_split",
     "generated_ecg",
     "global_scale",
+    "gray",
     "hu_bio",
     "in_batches",
     "in_turn",
@@ -83,6 +102,7 @@ __all__ = [
     "molecule_hash",
     "molecules",
     "normalise",
+    "of_another",
     "omniglot",
     "one_hot",
     "plant_tasks",
@@ -90,6 +110,8 @@ __all__ = [
     "ptbxl",
     "ptbxl_subset",
     "random_amplitude",
+    "random_blur",
+    "random_crop",
     "random_mask",
     "random_noise",
     "random_rotation",
@@ -97,7 +119,9 @@ __all__ = [
     "rotate",
     "scaffold_split",
     "scaled_noise",
+    "simclr_views",
     "slots",
+    "sometimes",
     "species_split",
     "split",
     "superclasses",

@@ -1,6 +1,7 @@
 """2. What is trained: `Model(init, apply)` over pytrees. Only this folder knows a network library."""
 
 from metapt.models.adapters import from_equinox, from_linen, from_linen_stateful, from_nnx
+from metapt.models.convnet import convnet
 from metapt.models.critic import label_critic
 from metapt.models.encoders import linear, mlp, projection
 from metapt.models.graphs import graph_network
@@ -8,6 +9,7 @@ from metapt.models.heads import relu, with_head
 from metapt.models.resnet1d import convolve, resnet1d, warp_network
 
 __all__ = [
+    "convnet",
     "convolve",
     "from_equinox",
     "from_linen",

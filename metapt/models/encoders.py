@@ -60,16 +60,25 @@ def linear(inputs: int, outputs: int, zero: bool = False) -> Model:
 class _Projection(linen.Module):
     hidden: int
     outputs: int
+    batch_norm: bool
 
     @linen.compact
     def __call__(self, x):
-        return linen.Dense(self.outputs)(linen.relu(linen.Dense(self.hidden, use_bias=False)(x)))
+        x = linen.Dense(self.hidden, use_bias=False)(x)
+        if self.batch_norm:
+            # Batch normalisation that keeps no averages: the head is dropped after pre-training.
+            x = linen.LayerNorm(epsilon=1e-5, reduction_axes=0, feature_axes=-1)(x)
+        return linen.Dense(self.outputs)(linen.relu(x))
 
 
-def projection(features: int, hidden: int, outputs: int) -> Model:
+def projection(features: int, hidden: int, outputs: int, batch_norm: bool = False) -> Model:
     """The head of contrastive pre-training, one hidden layer without bias: `[B, features] -> [B, outputs]`.
 
-    Source: Chen et al. 2020, section 2.1; with (256, 256, 128) it has the 98,432 parameters of Raghu et al. 2021.
+    Args:
+        batch_norm: the hidden layer is normalised by the batch, which couples its examples.
+
+    Source: Chen et al. 2020, section 2.1; with (256, 256, 128) it has the 98,432 parameters of Raghu et al. 2021. With
+    batch normalisation: Grill et al. 2020, section 3.3.
 
     Example:
         >>> import jax
@@ -79,4 +88,4 @@ def projection(features: int, hidden: int, outputs: int) -> Model:
     """
     for name, size in (("features", features), ("hidden", hidden), ("outputs", outputs)):
         whole(f"projection: {name}", size)
-    return from_linen(_Projection(hidden, outputs), jnp.zeros((1, features)))
+    return from_linen(_Projection(hidden, outputs, batch_norm), jnp.zeros((1, features)))

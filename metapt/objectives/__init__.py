@@ -5,7 +5,8 @@ features that come from the context (`whole`, `on_features`), with running avera
 view of the batch, a penalty, a teacher.
 """
 
-from metapt.objectives.contrastive import contrastive, nt_xent
+from metapt.objectives.bootstrap import Target, bootstrap, follow
+from metapt.objectives.contrastive import contrastive, nt_xent, unit
 from metapt.objectives.multitask import (
     auroc,
     balanced_tasks,
@@ -22,13 +23,16 @@ from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, 
 __all__ = [
     "Predict",
     "StartPoint",
+    "Target",
     "accuracy",
     "auroc",
     "balanced_tasks",
     "binary_tasks",
+    "bootstrap",
     "contrastive",
     "cross_entropy",
     "fisher_diagonal",
+    "follow",
     "half_square_from_start",
     "mean_over_tasks",
     "nt_xent",
@@ -38,6 +42,7 @@ __all__ = [
     "stateless",
     "task_losses",
     "together",
+    "unit",
     "weighted_cross_entropy",
     "weighted_squares",
     "weighted_tasks",

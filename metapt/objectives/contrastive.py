@@ -7,7 +7,7 @@ from jax import Array
 from metapt.checks import real
 from metapt.data.views import View
 from metapt.objectives.predict import Predict
-from metapt.types import Objective
+from metapt.types import Objective, PyTree
 
 
 def contrastive(predict: Predict, view: View, second_view: View | None = None, temperature: float = 0.5) -> Objective:
@@ -35,15 +35,29 @@ def contrastive(predict: Predict, view: View, second_view: View | None = None, t
     def objective(params, context, extra, batch, key):
         views_key, predict_key = jax.random.split(key)
         x, *_ = batch
-        keys = jax.random.split(views_key)
-        if second_view is None:  # compiles once
-            views = jax.vmap(lambda key: view(context, x, key))(keys)
-        else:
-            views = jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])])
+        views = two_views(view, second_view, context, x, views_key)
         z, extra = predict(params, context, extra, views.reshape(-1, *x.shape[1:]), predict_key)
         return nt_xent(z[: len(x)], z[len(x) :], temperature), extra
 
     return objective
+
+
+def two_views(view: View, second_view: View | None, context: PyTree, x: Array, key: Array) -> Array:
+    """Views of a batch with keys of their own, `[B, ...] -> [2, B, ...]`; by default `view` twice."""
+    keys = jax.random.split(key)
+    if second_view is None:  # compiles once
+        return jax.vmap(lambda key: view(context, x, key))(keys)
+    return jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])])
+
+
+def unit(z: Array) -> Array:
+    """Rows of length 1, `[..., D]`; a row of zeros stays, with finite derivatives.
+
+    Example:
+        >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
+    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
 def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:
@@ -62,7 +76,7 @@ def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:
         (1.6094, 1.6094)
     """
     z = jnp.concatenate([first, second])
-    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
+    z = unit(z)
     similarity = z @ z.T / temperature
     others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarity)
     partner = jnp.sum(z * jnp.roll(z, len(first), axis=0), axis=1) / temperature

@@ -3,6 +3,7 @@
 from metapt.recipes import (
     augmentation,
     bbse,
+    byol,
     cotraining,
     example_weights,
     fomaml,
@@ -12,16 +13,19 @@ from metapt.recipes import (
     l2_sp,
     maml,
     reptile,
+    simclr,
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Initialization, Method, Pieces
+from metapt.recipes.method import Initialization, Method, Pieces, Pretraining
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
     augmentation.METHOD,
     example_weights.METHOD,
     simclr_augmentation.METHOD,
+    simclr.METHOD,
+    byol.METHOD,
     cotraining.METHOD,
     gradient_cosine.METHOD,
     bbse.METHOD,
@@ -38,8 +42,10 @@ __all__ = [
     "Initialization",
     "Method",
     "Pieces",
+    "Pretraining",
     "augmentation",
     "bbse",
+    "byol",
     "cotraining",
     "example_weights",
     "fomaml",
@@ -49,6 +55,7 @@ __all__ = [
     "l2_sp",
     "maml",
     "reptile",
+    "simclr",
     "simclr_augmentation",
     "task_weights",
 ]

@@ -55,6 +55,15 @@ class Initialization(NamedTuple):
         return self.algorithm.init(phi, StageState(phi, None, None), stages.start(self.finetune, phi))
 
 
+class Pretraining(NamedTuple):
+    """A method that pre-trains an encoder, and learns no meta-parameters by itself."""
+
+    stage: Stage
+    fit: Fit  # the encoder is `params["encoder"]` of the state
+    start: Callable[[Array], StageState]
+    head: Callable[[PyTree, Array], Array]  # (params, features [B, ...]) -> what the loss compares [B, D]
+
+
 def initialization(
     model: Model,
     loss: Callable[[Predict], Objective],

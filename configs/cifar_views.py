@@ -1,0 +1,46 @@
+"""What are views worth? As `digits_views`, on CIFAR-10.
+
+    METAPT_DATA=FOLDER metapt run cifar_views
+
+Reads `cifar10.npz`, a part of the data set or all of it; images to pre-train on, to watch and to test are disjoint.
+Crops, flips, jitter, grey and blur as in SimCLR, the crops not as small, in a small network.
+Not measured.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from _views import ViewsConfig, experiment
+
+from metapt import data, recipes
+from metapt.data import TrainTest
+
+METHOD = recipes.simclr.METHOD
+__all__ = ["METHOD", "Config", "experiment"]
+
+
+@dataclass(frozen=True)
+class Config(ViewsConfig):
+    """Every field can be set on the command line."""
+
+    data: str = ""
+    """A folder with `cifar10.npz`, or the file; without it, what METAPT_DATA names."""
+    labels: tuple[int, ...] = (10, 50)
+    """Labelled images a class in linear evaluation, one comparison each; the score is their mean."""
+    pool: int = 2500
+    """Images to pre-train on; those with labels are among them."""
+    monitor: int = 500
+    """Further ones for the curves."""
+    steps: int = 1000
+    """Pre-training steps."""
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Channels after each convolution of the encoder."""
+    features: int = 128
+    """Numbers that the encoder gives."""
+    smallest: float = 0.2
+    """Share of an image that a crop has at least."""
+    flips: float = 0.5
+    """Probability of a flip."""
+
+    def images(self, rng: np.random.Generator) -> TrainTest:
+        return data.cifar10(self.data)
