@@ -37,11 +37,12 @@ def contrastive(predict: Predict, view: View, second_view: View | None = None, t
         x, *_ = batch
         keys = jax.random.split(views_key)
         if second_view is None:  # compiles once
-            views = jax.vmap(lambda key: view(context, x, key))(keys)
+            views = jax.vmap(lambda key: view(context, x, key), out_axes=1)(keys)
         else:
-            views = jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])])
+            views = jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])], axis=1)
+        # An example's two views side by side: devices that share a batch need not exchange examples.
         z, extra = predict(params, context, extra, views.reshape(-1, *x.shape[1:]), predict_key)
-        return nt_xent(z[: len(x)], z[len(x) :], temperature), extra
+        return nt_xent(z[::2], z[1::2], temperature), extra
 
     return objective
 
@@ -61,9 +62,9 @@ def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:
         >>> round(float(nt_xent(alike, alike)), 4), round(float(jnp.log(5.0)), 4)  # nothing to tell apart
         (1.6094, 1.6094)
     """
+    unit = lambda z: z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
+    first, second = unit(first), unit(second)
     z = jnp.concatenate([first, second])
-    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), 1e-12))
-    similarity = z @ z.T / temperature
-    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarity)
-    partner = jnp.sum(z * jnp.roll(z, len(first), axis=0), axis=1) / temperature
-    return jnp.mean(jax.nn.logsumexp(others, axis=1) - partner)
+    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T / temperature)
+    pairs = jnp.sum(first * second, axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(others, axis=1)) - jnp.mean(pairs)
