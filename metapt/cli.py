@@ -22,6 +22,7 @@ from metapt.io import configs, tables
 from metapt.io.doctor import as_json, check_experiment
 from metapt.io.errors import UserError
 from metapt.io.folder import RunFolder
+from metapt.io.mesh import over_mesh, parse_mesh
 from metapt.io.runner import run_experiment
 from metapt.recipes import METHODS
 
@@ -52,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _add_for_config(commands, "run", "run a config", _run)
     run.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/CONFIG-TIME)")
-    run.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
+    _add_for_running(run)
 
     resume = commands.add_parser("resume", help="continue an interrupted run")
     resume.add_argument("folder", type=Path, metavar="DIR")
-    resume.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
+    _add_for_running(resume)
     resume.set_defaults(command=_resume)
 
     compare = commands.add_parser("compare", help="results of several runs side by side")
@@ -75,6 +76,11 @@ def _add_for_config(commands: Any, name: str, summary: str, command: Callable) -
     parser.add_argument("-h", "--help", action="store_true", help="also lists the fields of CONFIG")
     parser.set_defaults(command=command, parser=parser, name=name)
     return parser
+
+
+def _add_for_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mesh", metavar="SIZES", help="over many devices: seeds=8, data=8 or seeds=4,data=2")
+    parser.add_argument("--quiet", action="store_true", help="print the run folder and nothing else")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,7 +106,7 @@ def _list(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
 def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     stored, module, config = _load_config(parsed, rest)
     name = Path(stored).stem
-    experiment = _build_experiment(module, config)
+    experiment = _build_experiment(module, config, parsed.mesh)
     path = parsed.out or _free(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     with RunFolder.create(path, stored, config) as folder:
         _execute(experiment, name, config, folder, parsed.quiet)
@@ -113,7 +119,7 @@ def _resume(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     if (folder.path / "result.json").exists():
         _report(_result(folder), folder, parsed.quiet)
         return
-    experiment = _build_experiment(module, config)
+    experiment = _build_experiment(module, config, parsed.mesh)
     with folder.locked():
         _execute(experiment, Path(config_name).stem, config, folder, parsed.quiet)
 
@@ -183,9 +189,10 @@ def _report(result: dict[str, Any], folder: RunFolder, quiet: bool) -> None:
     print(folder.path)
 
 
-def _build_experiment(module: ModuleType, config: Any) -> Any:
+def _build_experiment(module: ModuleType, config: Any, mesh: str | None = None) -> Any:
     try:
-        return module.experiment(config)
+        experiment = module.experiment(config)
+        return experiment if mesh is None else over_mesh(experiment, parse_mesh(mesh))
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -77,6 +77,7 @@ def test_every_public_part_is_in_a_table():
     assert set(solvers.__all__) - {"largest_eigenvalue", "relative"} == set(SOLVERS)
     parts = {
         "Predict",
+        "in_bfloat16",
         "stateless",
         "whole",
         "on_features",

@@ -35,6 +35,7 @@ from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
 from metapt.data.omniglot import Omniglot, omniglot
 from metapt.data.ptbxl import download_ptbxl, ptbxl, superclasses
+from metapt.data.sharding import from_hosts, shard_batches
 from metapt.data.signal_views import (
     by_input,
     crop_mask,
@@ -50,6 +51,7 @@ from metapt.data.signal_views import (
     time_warp,
 )
 from metapt.data.splits import balanced, split
+from metapt.data.streams import host_batches, prefetch
 from metapt.data.tasks import plant_tasks
 from metapt.data.tissues import Tissues, ppi_tissues
 from metapt.data.views import View, random_rotation, rotate
@@ -89,9 +91,11 @@ __all__ = [
     "finetune_split",
     "flip",
     "fold_split",
+    "from_hosts",
     "generated_ecg",
     "global_scale",
     "gray",
+    "host_batches",
     "hu_bio",
     "in_batches",
     "in_turn",
@@ -107,6 +111,7 @@ __all__ = [
     "one_hot",
     "plant_tasks",
     "ppi_tissues",
+    "prefetch",
     "ptbxl",
     "ptbxl_subset",
     "random_amplitude",
@@ -119,6 +124,7 @@ __all__ = [
     "rotate",
     "scaffold_split",
     "scaled_noise",
+    "shard_batches",
     "simclr_views",
     "slots",
     "sometimes",

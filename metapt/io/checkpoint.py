@@ -34,9 +34,8 @@ class Checkpoints:
             OSError: if it cannot be written.
         """
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-        named = {str(i): leaf for i, leaf in enumerate(leaves)}
         sealed = {"position": position, "sha256": _digest(leaves, position)}
-        arguments = ocp.args.Composite(leaves=ocp.args.StandardSave(named), position=ocp.args.JsonSave(sealed))
+        arguments = ocp.args.Composite(leaves=ocp.args.StandardSave(_named(leaves)), position=ocp.args.JsonSave(sealed))
         try:
             self._manager.save(number, args=arguments)
         except OSError:
@@ -92,6 +91,33 @@ def as_tree(leaves: Leaves, like: PyTree) -> PyTree:
             "restore them, or start a new run"
         )
     return jax.tree.unflatten(structure, leaves)
+
+
+def save_sharded(path: Path, tree: PyTree) -> None:
+    """Arrays that are spread over devices, of one process or several, each of which writes what it holds.
+
+    All processes call it, with one path that they all see. For states of one's own loops: a run folder has `Checkpoints`,
+    whose arrays go through the memory of one host.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), _named(jax.tree.leaves(tree)))
+
+
+def restore_sharded(path: Path, like: PyTree) -> PyTree:
+    """What `save_sharded` wrote, the same bits on whatever devices `like` is placed on, which may be more or fewer.
+
+    Args:
+        like: a tree of that structure, of arrays or of `jax.ShapeDtypeStruct` with a sharding.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(path.absolute(), _named(leaves))
+    return jax.tree.unflatten(structure, [found[name] for name in _named(leaves)])
+
+
+def _named(leaves: list[Any]) -> dict[str, Any]:
+    """By number: orbax would keep the names of a tree, but not its types."""
+    return {str(i): leaf for i, leaf in enumerate(leaves)}
 
 
 def _digest(leaves: Leaves, position: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from matplotlib.figure import Figure
 
 from metapt.algorithm import Algorithm
@@ -53,6 +54,7 @@ class Experiment(NamedTuple):
     summarize: Callable[["Outcome"], dict[str, Any]]  # the recipe's own figures, for result.json's "meta"
     plots: Callable[["Outcome"], dict[str, Figure]]
     seeds_together: bool = True  # False: one after the other, where memory traffic makes them slower side by side
+    mesh: Mesh | None = None  # the devices that data and batches are spread over (`io.mesh.over_mesh`)
 
 
 class Outcome(NamedTuple):

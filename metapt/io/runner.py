@@ -18,6 +18,7 @@ from metapt.io.checkpoint import Checkpoints, as_tree
 from metapt.io.diagnosis import Watch, advice
 from metapt.io.experiment import Arm, Draw, Experiment, Outcome, Phase, Step, check_data
 from metapt.io.folder import RunFolder, versions
+from metapt.io.mesh import seed_devices, seed_sharding
 from metapt.io.progress import Bar, progress_bar
 from metapt.io.zero import cut_at
 from metapt.types import PyTree
@@ -72,7 +73,10 @@ class _Runner:
     """The position of a run: which arm, how many outer steps of it, and what the finished arms left."""
 
     def __init__(self, experiment: Experiment, keys: Array, folder: RunFolder):
-        self.experiment, self.keys, self.folder = experiment, keys, folder
+        sharding, devices = seed_sharding(experiment.mesh), seed_devices(experiment.mesh)
+        self._place = lambda tree: jax.device_put(tree, sharding)
+        self._jit = functools.partial(jax.jit, out_shardings=sharding)  # so that a chunk finds what it leaves
+        self.experiment, self.keys, self.folder = experiment, self._place(keys), folder
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.arm, self.done, self.state = 0, 0, None
         self.exports: dict[str, PyTree] = {}
@@ -80,9 +84,9 @@ class _Runner:
         self.curves: dict[str, list] = {}
         self.seconds_before, self._begun, self._saved = 0.0, time.monotonic(), time.monotonic()
         self._chunk = functools.cache(self._compile_chunk)
-        self._over_seeds = jax.vmap if experiment.seeds_together else _one_by_one
-        self._monitor = jax.jit(self._over_seeds(experiment.monitor))
-        self._evaluate = jax.jit(self._over_seeds(experiment.evaluate))
+        self._over_seeds = jax.vmap if experiment.seeds_together else functools.partial(_one_by_one, devices)
+        self._monitor = self._jit(self._over_seeds(experiment.monitor))
+        self._evaluate = self._jit(self._over_seeds(experiment.evaluate))
 
     def resume(self) -> int:
         """Goes to the last checkpoint, if there is one; returns the number of outer steps already done."""
@@ -97,7 +101,8 @@ class _Runner:
         for arm in self.experiment.arms[: self.arm]:
             exports[arm.name] = jax.eval_shape(arm.export, jax.eval_shape(self._init(arm), exports))
         state = jax.eval_shape(self._init(self.experiment.arms[self.arm]), exports) if self.done else None
-        self.state, restored = as_tree(leaves, (state, exports))
+        restored_state, restored = as_tree(leaves, (state, exports))
+        self.state = self._place(restored_state)
         self.exports = {name: restored[name] for name in exports}  # in the order of the arms, which a tree forgets
         self.folder.truncate_metrics(position["metrics_size"])
         _log.info("resumed at outer step %d", number)
@@ -158,7 +163,7 @@ class _Runner:
         return Outcome(scores, self.exports, self.curves, infos, parts)
 
     def _init(self, arm: Arm) -> Callable[[dict[str, PyTree]], PyTree]:
-        init = jax.jit(self._over_seeds(arm.init))  # hundreds of small operations: one program is faster
+        init = self._jit(self._over_seeds(arm.init))  # hundreds of small operations: one program is faster
         return lambda exports: init(self.keys, self.experiment.data, exports)
 
     def _compile_chunk(self, step: Step, draw: Draw | None):
@@ -168,7 +173,7 @@ class _Runner:
 
             return self._over_seeds(run)(state, keys, data)
 
-        return jax.jit(chunk, donate_argnums=0)
+        return self._jit(chunk, donate_argnums=0)
 
     def _judge(self, arm: Arm) -> list[float]:
         encoder = jax.vmap(arm.export)(self.state)["encoder"]
@@ -187,9 +192,14 @@ class _Runner:
         self._saved = time.monotonic()
 
 
-def _one_by_one(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """As `jax.vmap(f)`, but in a loop."""
-    return lambda *args: jax.lax.map(lambda one: f(*one), args)
+def _one_by_one(devices: int, f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """As `jax.vmap(f)`, but in a loop: one on each device."""
+    loop = lambda args: jax.lax.map(lambda one: f(*one), args)
+    if devices == 1:
+        return lambda *args: loop(args)
+    split = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    join = lambda x: x.reshape(-1, *x.shape[2:])
+    return lambda *args: jax.tree.map(join, jax.vmap(loop)(jax.tree.map(split, args)))
 
 
 def _by_part(metric: Array) -> np.ndarray:

@@ -15,7 +15,7 @@ from metapt.objectives.multitask import (
     weighted_squares,
     weighted_tasks,
 )
-from metapt.objectives.predict import Predict, on_features, stateless, whole
+from metapt.objectives.predict import Predict, in_bfloat16, on_features, stateless, whole
 from metapt.objectives.start_point import StartPoint, fisher_diagonal, with_start_point
 from metapt.objectives.supervised import accuracy, cross_entropy, squared_error, weighted_cross_entropy
 from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, on_view, together, with_l2, with_teacher
@@ -34,6 +34,7 @@ __all__ = [
     "fisher_diagonal",
     "follow",
     "half_square_from_start",
+    "in_bfloat16",
     "mean_over_tasks",
     "nt_xent",
     "on_features",

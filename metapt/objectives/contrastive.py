@@ -35,9 +35,10 @@ def contrastive(predict: Predict, view: View, second_view: View | None = None, t
     def objective(params, context, extra, batch, key):
         views_key, predict_key = jax.random.split(key)
         x, *_ = batch
-        views = two_views(view, second_view, context, x, views_key)
+        # An example's two views side by side: devices that share a batch need not exchange examples.
+        views = jnp.swapaxes(two_views(view, second_view, context, x, views_key), 0, 1)
         z, extra = predict(params, context, extra, views.reshape(-1, *x.shape[1:]), predict_key)
-        return nt_xent(z[: len(x)], z[len(x) :], temperature), extra
+        return nt_xent(z[::2], z[1::2], temperature), extra
 
     return objective
 
@@ -75,9 +76,8 @@ def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:
         >>> round(float(nt_xent(alike, alike)), 4), round(float(jnp.log(5.0)), 4)  # nothing to tell apart
         (1.6094, 1.6094)
     """
+    first, second = unit(first), unit(second)
     z = jnp.concatenate([first, second])
-    z = unit(z)
-    similarity = z @ z.T / temperature
-    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarity)
-    partner = jnp.sum(z * jnp.roll(z, len(first), axis=0), axis=1) / temperature
-    return jnp.mean(jax.nn.logsumexp(others, axis=1) - partner)
+    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, z @ z.T / temperature)
+    pairs = jnp.sum(first * second, axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(others, axis=1)) - jnp.mean(pairs)
