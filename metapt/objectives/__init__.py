@@ -16,7 +16,16 @@ from metapt.objectives.multitask import (
 )
 from metapt.objectives.predict import Predict, on_features, stateless, whole
 from metapt.objectives.supervised import accuracy, cross_entropy, squared_error, weighted_cross_entropy
-from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, on_view, together, with_l2, with_teacher
+from metapt.objectives.wrappers import (
+    half_square_from_start,
+    mean_over_tasks,
+    on_context,
+    on_view,
+    together,
+    with_l2,
+    with_penalties,
+    with_teacher,
+)
 
 __all__ = [
     "Predict",
@@ -29,6 +38,7 @@ __all__ = [
     "half_square_from_start",
     "mean_over_tasks",
     "nt_xent",
+    "on_context",
     "on_features",
     "on_view",
     "squared_error",
@@ -40,5 +50,6 @@ __all__ = [
     "weighted_tasks",
     "whole",
     "with_l2",
+    "with_penalties",
     "with_teacher",
 ]

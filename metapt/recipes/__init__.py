@@ -8,13 +8,16 @@ from metapt.recipes import (
     fomaml,
     gradient_cosine,
     gradnorm,
+    hyper_cleaning,
+    hyper_representation,
+    ift_hyperparameters,
     imaml,
     maml,
     reptile,
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Initialization, Method, Pieces
+from metapt.recipes.method import Bilevel, Initialization, Method, Pieces
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
@@ -29,10 +32,14 @@ METHODS: tuple[Method, ...] = (
     fomaml.METHOD,
     reptile.METHOD,
     imaml.METHOD,
+    hyper_cleaning.METHOD,
+    ift_hyperparameters.METHOD,
+    hyper_representation.METHOD,
 )
 
 __all__ = [
     "METHODS",
+    "Bilevel",
     "Initialization",
     "Method",
     "Pieces",
@@ -43,6 +50,9 @@ __all__ = [
     "fomaml",
     "gradient_cosine",
     "gradnorm",
+    "hyper_cleaning",
+    "hyper_representation",
+    "ift_hyperparameters",
     "imaml",
     "maml",
     "reptile",
