@@ -67,6 +67,15 @@ def test_ten_learned_images_are_worth_more_than_the_means_of_the_classes(tmp_pat
 
 
 @pytest.mark.slow
+def test_features_learned_through_the_training_of_heads_are_worth_more(tmp_path, shared_data):
+    tiny = "--seeds 5 --outer-steps 60 --tasks 4 --monitor-tasks 2 --test-tasks 100 --seed 77 --data"
+    result = _run(tmp_path, "omniglot_heads", f"{tiny} {shared_data}")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    assert mean["learned"] > mean["constant"] + 0.01 and mean["learned"] > mean["no_split"] + 0.05
+    assert mean["learned"] > mean["untrained"] + 0.08 > mean["meaningless"] + 0.05
+
+
+@pytest.mark.slow
 def test_balanced_weights_serve_the_small_task_too(tmp_path):
     result = _run(tmp_path, "task_balance", "--seeds 2 --steps 150 --widths 32 32 --outputs 5 --lr 0.003 --seed 77")
     assert list(result["arms"]) == ["equal", "gradnorm", "static", "oracle"] and not result["skipped_updates"]

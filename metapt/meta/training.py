@@ -25,9 +25,9 @@ def penalties(like: Callable[[Array], PyTree], start: float, most: float = 1.0) 
     Source: Lorraine et al. 2020, section 5.2, where it is exp(phi).
 
     Example:
-        >>> meta = penalties(lambda key: {"w": jnp.zeros(2)}, start=0.25)
+        >>> meta = penalties(lambda key: {"w": jnp.zeros(2)}, start=0.5)
         >>> meta.constrain(meta.init(jax.random.key(0)))["w"].tolist()
-        [0.25, 0.25]
+        [0.5, 0.5]
     """
     real("penalties: most", most, above=0)
     real("penalties: start", start, above=0, below=most, why="below most")
