@@ -37,17 +37,14 @@ class Config(EpisodeConfig):
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
-    characters = data.omniglot(config.data).x
-    count, per_class = characters.shape[:2]
-    small = characters.reshape(count, per_class, 14, 2, 14, 2).mean((3, 5)).reshape(count, per_class, 196)
-    sizes = {"test": config.test_characters, "monitor": config.monitor_characters}
-    sizes["train"] = max(1, count - sum(sizes.values()))
+    examples = characters(config)
+    _, count, per_class, _ = examples["train"].shape
 
     def episodes(examples, key, tasks):
         return data.draw_episodes(key, examples, tasks, config.ways, config.shots, config.queries)
 
     def joint_batch(examples, key, size):
-        row = jax.random.randint(key, (size,), 0, sizes["train"] * per_class)
+        row = jax.random.randint(key, (size,), 0, count * per_class)
         return Labelled(examples.reshape(-1, 196)[row], row // per_class)
 
     problem = Problem(
@@ -58,9 +55,19 @@ def experiment(config: Config) -> Experiment:
         metric=f"accuracy on new characters, {config.ways}-way {config.shots}-shot",
         higher_is_better=True,
         episodes=episodes,
-        joint_outputs=sizes["train"],
+        joint_outputs=count,
         joint_batch=joint_batch,
         joint_keeps=("encoder",),
     )
+    return compare(config, problem, examples)
+
+
+def characters(config) -> dict[str, np.ndarray]:
+    """`[seeds, characters, drawings, 196]` to `train`, `monitor` and `test`, disjoint for a seed."""
+    drawings = data.omniglot(config.data).x
+    count, per_class = drawings.shape[:2]
+    small = drawings.reshape(count, per_class, 14, 2, 14, 2).mean((3, 5)).reshape(count, per_class, 196)
+    sizes = {"test": config.test_characters, "monitor": config.monitor_characters}
+    sizes["train"] = max(1, count - sum(sizes.values()))
     splits = [data.split(np.random.default_rng([config.seed, seed]), count, sizes) for seed in range(config.seeds)]
-    return compare(config, problem, {part: np.stack([small[of[part]] for of in splits]) for part in sizes})
+    return {part: np.stack([small[of[part]] for of in splits]) for part in sizes}

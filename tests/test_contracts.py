@@ -92,6 +92,7 @@ def test_every_public_part_is_in_a_table():
     parts |= {"half_square_from_start", "mean_over_tasks"}  # and in test_initializations.py
     parts |= {"StartPoint", "fisher_diagonal", "with_start_point"}  # and in test_start_point.py
     parts |= {"Target", "bootstrap", "follow", "unit"}  # `extra` from the parameters: in test_image_views.py
+    parts |= {"on_context", "with_penalties"}  # and in test_bilevel.py
     assert set(objectives.__all__) - parts == set(OBJECTIVES)
 
 
@@ -159,11 +160,13 @@ def test_signatures_use_the_vocabulary(part):
 METAS = {
     "grouped": lambda: meta.grouped(meta.sigmoid_weights(3), [0, 1, 1]),
     "initialization": lambda: meta.initialization(Model(lambda key: jnp.zeros(3), lambda params, x: x @ params)),
+    "penalties": lambda: meta.penalties(lambda key: jnp.zeros(3), start=0.1),
 }
 STEER_VIEWS = {"fraction", "named", "positive", "warp_strength"}  # in test_signals.py
+BATCHES = {"distilled"}  # in test_bilevel.py
 
 
-@pytest.mark.parametrize("name", sorted(set(meta.__all__) - STEER_VIEWS))
+@pytest.mark.parametrize("name", sorted(set(meta.__all__) - STEER_VIEWS - BATCHES))
 def test_metas_are_pairs_with_finite_gradients(name):
     of_examples = name.endswith("example_weights")
     made = METAS[name]() if name in METAS else getattr(meta, name)(_linear_network() if of_examples else 3)

@@ -38,6 +38,44 @@ def test_what_label_shift_cannot_do_is_one_line(words, message, tmp_path, capsys
 
 
 @pytest.mark.slow
+def test_examples_with_wrong_labels_lose_their_weight_and_the_others_are_worth_more(tmp_path):
+    tiny = "--seeds 5 --noise 0.5 --train 200 --steps 50 --outer-steps 40 --meta-lr 0.15 --seed 77"
+    result = _run(tmp_path, "data_cleaning", tiny)
+    gain = {name: row["minus_equal"] for name, row in result["meta"]["by_noise"]["0.5"].items() if name != "equal"}
+    assert gain["learned"]["difference"] > 0.05 and gain["learned"]["p_value"] < 0.01
+    assert gain["shuffled"]["difference"] < 0.02 and result["meta"]["weight_auc"]["0.5"] > 0.8
+    assert result["meta"]["gradient_evaluations"]["learned"] == 40 * (50 + 1 + 3 * 50)
+
+
+@pytest.mark.slow
+def test_a_penalty_for_every_parameter_is_worth_more_than_one_for_all(tmp_path):
+    result = _run(tmp_path, "weight_decay", "--seeds 5 --wrong 0 1 --outer-steps 150 --monitor 50 --seed 77")
+    by = result["meta"]["by_wrong"]
+    difference = lambda level, name: by[level][name]["minus_none"]["difference"]
+    assert difference("0.0", "decay") - difference("0.0", "shared") > 0.03
+    assert difference("0.0", "shuffled") < 0.02 and difference("1.0", "decay") < 0.02
+    loss = result["meta"]["validation_loss"]["0.0"]
+    assert all(many < none for many, none in zip(loss["decay"], loss["decay_0"], strict=True))
+
+
+@pytest.mark.slow
+def test_ten_learned_images_are_worth_more_than_the_means_of_the_classes(tmp_path):
+    by = _run(tmp_path, "distillation", "--seeds 5 --outer-steps 200 --monitor 50 --seed 77")["meta"]["by_wrong"]
+    difference = lambda level, name: by[level][name]["minus_means"]["difference"]
+    assert difference("0.0", "learned") > 0.015 and difference("0.0", "best_real") < -0.05
+    assert by["1.0"]["learned"]["mean"] < 0.2
+
+
+@pytest.mark.slow
+def test_features_learned_through_the_training_of_heads_are_worth_more(tmp_path, shared_data):
+    tiny = "--seeds 5 --outer-steps 60 --tasks 4 --monitor-tasks 2 --test-tasks 100 --seed 77 --data"
+    result = _run(tmp_path, "omniglot_heads", f"{tiny} {shared_data}")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    assert mean["learned"] > mean["constant"] + 0.01 and mean["learned"] > mean["no_split"] + 0.05
+    assert mean["learned"] > mean["untrained"] + 0.08 > mean["meaningless"] + 0.05
+
+
+@pytest.mark.slow
 def test_balanced_weights_serve_the_small_task_too(tmp_path):
     result = _run(tmp_path, "task_balance", "--seeds 2 --steps 150 --widths 32 32 --outputs 5 --lr 0.003 --seed 77")
     assert list(result["arms"]) == ["equal", "gradnorm", "static", "oracle"] and not result["skipped_updates"]

@@ -54,7 +54,7 @@ from metapt.data.splits import balanced, split
 from metapt.data.streams import host_batches, prefetch
 from metapt.data.tasks import plant_tasks
 from metapt.data.tissues import Tissues, ppi_tissues
-from metapt.data.views import View, random_rotation, rotate
+from metapt.data.views import View, learned_view, random_rotation, rotate
 
 __all__ = [
     "ABSENT",
@@ -101,6 +101,7 @@ __all__ = [
     "in_turn",
     "integrate",
     "lead_dropout",
+    "learned_view",
     "misplaced_centres",
     "mnist",
     "molecule_hash",

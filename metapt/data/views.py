@@ -8,7 +8,7 @@ from jax import Array
 from jax.scipy.ndimage import map_coordinates
 
 from metapt.checks import real
-from metapt.types import PyTree
+from metapt.types import Model, PyTree
 
 View = Callable[[PyTree, Array, Array], Array]  # (context, x [B, ...], key) -> x [B, ...]
 
@@ -46,5 +46,29 @@ def random_rotation(std: float) -> View:
 
     def view(mean, x, key):
         return jax.vmap(rotate)(x, mean + std * jax.random.normal(key, x.shape[:1], x.dtype))
+
+    return view
+
+
+def learned_view(network: Model) -> View:
+    """`x + network([x, noise])`: an augmentation that is learned as a whole; the context are the network's parameters.
+
+    Each example gets noise of its own, N(0, 1), of its own shape, behind its flattened numbers.
+
+    Args:
+        network: `[B, 2 D] -> [B, D]`, D numbers in an example. Start it near 0, so that views start near the images.
+
+    Source: Lorraine et al. 2020, section 5.4 (there a U-Net).
+
+    Example:
+        >>> network = Model(lambda key: None, lambda params, inputs: params * inputs[:, :4])
+        >>> learned_view(network)(2.0, jnp.ones((3, 2, 2)), jax.random.key(0))[0].tolist()
+        [[3.0, 3.0], [3.0, 3.0]]
+    """
+
+    def view(params, x, key):
+        flat = x.reshape(len(x), -1)
+        noise = jax.random.normal(key, flat.shape, flat.dtype)
+        return x + network.apply(params, jnp.concatenate([flat, noise], axis=1)).reshape(x.shape)
 
     return view

@@ -2,6 +2,7 @@
 
 from metapt.meta.initialization import initialization
 from metapt.meta.signals import fraction, named, positive, warp_strength
+from metapt.meta.training import distilled, penalties
 from metapt.meta.weights import (
     example_weights,
     grouped,
@@ -12,11 +13,13 @@ from metapt.meta.weights import (
 )
 
 __all__ = [
+    "distilled",
     "example_weights",
     "fraction",
     "grouped",
     "initialization",
     "named",
+    "penalties",
     "positive",
     "relative_example_weights",
     "sigmoid_weights",

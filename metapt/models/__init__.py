@@ -2,13 +2,14 @@
 
 from metapt.models.adapters import from_equinox, from_linen, from_linen_stateful, from_nnx
 from metapt.models.convnet import convnet
-from metapt.models.critic import label_critic
+from metapt.models.critic import by_number, label_critic
 from metapt.models.encoders import linear, mlp, projection
 from metapt.models.graphs import graph_network
-from metapt.models.heads import relu, with_head
+from metapt.models.heads import normalised, relu, with_head
 from metapt.models.resnet1d import convolve, resnet1d, warp_network
 
 __all__ = [
+    "by_number",
     "convnet",
     "convolve",
     "from_equinox",
@@ -19,6 +20,7 @@ __all__ = [
     "label_critic",
     "linear",
     "mlp",
+    "normalised",
     "projection",
     "relu",
     "resnet1d",

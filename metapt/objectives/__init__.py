@@ -18,7 +18,16 @@ from metapt.objectives.multitask import (
 from metapt.objectives.predict import Predict, in_bfloat16, on_features, stateless, whole
 from metapt.objectives.start_point import StartPoint, fisher_diagonal, with_start_point
 from metapt.objectives.supervised import accuracy, cross_entropy, squared_error, weighted_cross_entropy
-from metapt.objectives.wrappers import half_square_from_start, mean_over_tasks, on_view, together, with_l2, with_teacher
+from metapt.objectives.wrappers import (
+    half_square_from_start,
+    mean_over_tasks,
+    on_context,
+    on_view,
+    together,
+    with_l2,
+    with_penalties,
+    with_teacher,
+)
 
 __all__ = [
     "Predict",
@@ -37,6 +46,7 @@ __all__ = [
     "in_bfloat16",
     "mean_over_tasks",
     "nt_xent",
+    "on_context",
     "on_features",
     "on_view",
     "squared_error",
@@ -49,6 +59,7 @@ __all__ = [
     "weighted_tasks",
     "whole",
     "with_l2",
+    "with_penalties",
     "with_start_point",
     "with_teacher",
 ]

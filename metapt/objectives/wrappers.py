@@ -49,6 +49,41 @@ def with_l2(objective: Objective, strength: float) -> Objective:
     return wrapped
 
 
+def with_penalties(objective: Objective) -> Objective:
+    """`objective + 1/2 sum_i c_i params_i^2`; the context c has the params' structure, or a number in place of a part of it.
+
+    One strength a parameter, a layer, or for all (`meta.penalties`). The inner objective sees the same context.
+
+    Source: Lorraine et al. 2020, "Optimizing Millions of Hyperparameters by Implicit Differentiation", section 5.2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> penalised = with_penalties(lambda params, context, extra, batch, key: (0.0, extra))
+        >>> params = {"w": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}
+        >>> [float(penalised(params, c, None, None, None)[0]) for c in ({"w": jnp.array([1.0, 0.5]), "b": 0.0}, 1.0)]
+        [1.5, 7.0]
+    """
+
+    def wrapped(params, context, extra, batch, key):
+        loss, extra = objective(params, context, extra, batch, key)
+        part = lambda c, part: optax.tree.sum(jax.tree.map(lambda p: (c * p**2).sum(), part))
+        return loss + 0.5 * optax.tree.sum(jax.tree.map(part, context, params)), extra
+
+    return wrapped
+
+
+def on_context(objective: Objective) -> Objective:
+    """`objective` on a batch that is the context: learned examples (`meta.distilled`). Of the batches only their number counts.
+
+    The objective itself sees no context.
+
+    Example:
+        >>> on_context(lambda params, context, extra, batch, key: (params * batch, extra))(2.0, 3.0, None, None, None)
+        (6.0, None)
+    """
+    return lambda params, context, extra, batch, key: objective(params, None, extra, context, key)
+
+
 def with_teacher(objective: Objective, decay: float) -> Objective:
     """`extra` is an exponential moving average of the parameters, and a context (a function) sees it: `context(batch, extra)`.
 

@@ -9,6 +9,9 @@ from metapt.recipes import (
     fomaml,
     gradient_cosine,
     gradnorm,
+    hyper_cleaning,
+    hyper_representation,
+    ift_hyperparameters,
     imaml,
     l2_sp,
     maml,
@@ -17,7 +20,7 @@ from metapt.recipes import (
     simclr_augmentation,
     task_weights,
 )
-from metapt.recipes.method import Initialization, Method, Pieces, Pretraining
+from metapt.recipes.method import Bilevel, Initialization, Method, Pieces, Pretraining
 
 METHODS: tuple[Method, ...] = (
     task_weights.METHOD,
@@ -35,10 +38,14 @@ METHODS: tuple[Method, ...] = (
     reptile.METHOD,
     imaml.METHOD,
     l2_sp.METHOD,
+    hyper_cleaning.METHOD,
+    ift_hyperparameters.METHOD,
+    hyper_representation.METHOD,
 )
 
 __all__ = [
     "METHODS",
+    "Bilevel",
     "Initialization",
     "Method",
     "Pieces",
@@ -51,6 +58,9 @@ __all__ = [
     "fomaml",
     "gradient_cosine",
     "gradnorm",
+    "hyper_cleaning",
+    "hyper_representation",
+    "ift_hyperparameters",
     "imaml",
     "l2_sp",
     "maml",

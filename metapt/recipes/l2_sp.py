@@ -69,7 +69,7 @@ def l2_sp(
 
     given = lambda params, unit: (StageState(params, None, unit), stages.start(stage, params))
     learn = by_gradient(meta_optimizer)
-    algorithm = meta_pretraining(stages.finished, fit, plain, learn, constrain, transfer, warm_start=False)
+    algorithm = meta_pretraining(stages.untouched, fit, plain, learn, constrain, transfer, warm_start=False)
     return Held(
         algorithm,
         fit,

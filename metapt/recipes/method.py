@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax
 import optax
 from jax import Array
 
@@ -62,6 +63,56 @@ class Pretraining(NamedTuple):
     fit: Fit  # the encoder is `params["encoder"]` of the state
     start: Callable[[Array], StageState]
     head: Callable[[PyTree, Array], Array]  # (params, features [B, ...]) -> what the loss compares [B, D]
+
+
+class Bilevel(NamedTuple):
+    """A method with one stage of training, `inner`, which the meta-parameters steer from its first step."""
+
+    algorithm: Algorithm
+    meta: Meta
+    inner: Stage
+    fit: Fit
+    model: Model  # what the inner stage trains
+
+    def start(self, key: Array) -> AlgorithmState:
+        """The state before the first outer step."""
+        phi_key, model_key = jax.random.split(key)
+        state = stages.start_model(self.inner, self.model, model_key)
+        return self.algorithm.init(self.meta.init(phi_key), state, state)
+
+
+def bilevel(
+    model: Model,
+    inner: Stage,
+    rule: Rule,
+    validate: Objective,
+    meta: Meta,
+    meta_optimizer: optax.GradientTransformation,
+    restart: bool,
+    **algorithm: Any,
+) -> Bilevel:
+    """Learns what `inner`, the only stage there is, sees as its context, from the loss of what it ends with.
+
+    An outer step sees `Batches(None, inner's, validation's)` if training starts afresh every time, and
+    `Batches(inner's, None, validation's)` if it goes on, so that P steps are as good as many.
+
+    Args:
+        rule: how the end of training moves with the context: any if it starts afresh, for what goes on `implicit` and its kin.
+        validate: a loss of the trained parameters; its context is that of `inner` if training starts afresh, else None.
+        restart: whether training starts afresh at every outer step.
+        algorithm: further arguments of `meta_pretraining`, for example `differentiate=hypergrad.forward`.
+    """
+    fit = rule(inner)
+    made = meta_pretraining(
+        *((stages.untouched, fit) if restart else (fit, stages.untouched)),
+        validate,
+        by_gradient(meta_optimizer),
+        meta.constrain,
+        stages.transfer_meta if restart else stages.transfer_all,
+        warm_start=False,
+        **algorithm,
+    )
+    return Bilevel(made, meta, inner, fit, model)
 
 
 def initialization(

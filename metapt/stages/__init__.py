@@ -4,15 +4,21 @@ from metapt.stages import loop
 from metapt.stages.check import assert_differentiable, assert_responsive, assert_stage, depends
 from metapt.stages.features import on_encoded
 from metapt.stages.stage import move, start, start_model, stationarity_gap, step, step_keys, trainer
-from metapt.stages.tasks import finished, given, over_tasks
-from metapt.stages.transfer import transfer_all, transfer_encoder, transfer_features, with_extra, with_start
+from metapt.stages.tasks import given, over_tasks, untouched
+from metapt.stages.transfer import (
+    transfer_all,
+    transfer_encoder,
+    transfer_features,
+    transfer_meta,
+    with_extra,
+    with_start,
+)
 
 __all__ = [
     "assert_differentiable",
     "assert_responsive",
     "assert_stage",
     "depends",
-    "finished",
     "given",
     "loop",
     "move",
@@ -27,6 +33,8 @@ __all__ = [
     "transfer_all",
     "transfer_encoder",
     "transfer_features",
+    "transfer_meta",
+    "untouched",
     "with_extra",
     "with_start",
 ]

@@ -1,4 +1,4 @@
-"""Many tasks from one start: a fit over them side by side; and the pre-training of those who learn the start, or have it."""
+"""Many tasks from one start: a fit over them side by side; and what stands in a stage's place where there is none."""
 
 import jax
 import jax.numpy as jnp
@@ -48,18 +48,22 @@ def given(
         >>> state.params, info.loss.tolist()
         (2.0, [nan])
     """
-    nothing = jnp.full(1, jnp.nan)
-    return state._replace(params=context), StageInfo(nothing, nothing, jnp.zeros(1, bool), nothing)
+    return state._replace(params=context), _nothing()
 
 
-def finished(
+def untouched(
     state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None
 ) -> tuple[StageState, StageInfo]:
-    """Pre-training that is over: the state as it is, whatever the context. What it tells is NaN.
+    """No training: the state as it came. For `meta_pretraining` with one stage of training only; what it tells is NaN.
 
     Example:
-        >>> state, info = finished(StageState(1.0, None, None), 2.0, None, jax.random.key(0))
+        >>> state, info = untouched(StageState(1.0, None, None), 2.0, None, jax.random.key(0))
         >>> state.params, info.loss.tolist()
         (1.0, [nan])
     """
-    return given(state, state.params, batches, key)
+    return state, _nothing()
+
+
+def _nothing() -> StageInfo:
+    nan = jnp.full(1, jnp.nan)
+    return StageInfo(nan, nan, jnp.zeros(1, bool), nan)

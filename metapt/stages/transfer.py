@@ -30,6 +30,16 @@ def transfer_features(pretrained: StageState, finetune: StageState, meta: PyTree
     return finetune, pretrained.params["encoder"]
 
 
+def transfer_meta(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
+    """Nothing is pre-trained: fine-tuning starts where it always does and sees the meta-parameters as its context.
+
+    Example:
+        >>> transfer_meta(StageState(1.0, None, None), StageState(0.0, None, None), 3.0)
+        (StageState(params=0.0, opt_state=None, extra=None), 3.0)
+    """
+    return finetune, meta
+
+
 def with_extra(transfer: Transfer) -> Transfer:
     """And what pre-training carries beside its parameters (running averages) goes with them.
 
