@@ -61,7 +61,7 @@ def in_bfloat16(predict: Predict) -> Predict:
 
     Example:
         >>> exact = stateless(lambda params, context, x: params * x)
-        >>> float(exact(jnp.float32(1.001), None, None, jnp.ones(()), None)[0].round(4))
+        >>> round(float(exact(jnp.float32(1.001), None, None, jnp.ones(()), None)[0]), 4)
         1.001
         >>> rounded, _ = in_bfloat16(exact)(jnp.float32(1.001), None, None, jnp.ones(()), None)
         >>> float(rounded), rounded.dtype.name
