@@ -120,7 +120,8 @@ def experiment(config: ViewsConfig) -> Experiment:
 
     def figures(outcome: Outcome) -> dict[str, Any]:
         scores = {name: score.T for name, score in outcome.parts.items()}
-        pixels = jax.vmap(lambda *args: judge(lambda x: x.reshape(len(x), -1), *args, jax.random.key(0)))(arrays, test)
+        flat = lambda arrays, test: judge(lambda x: x.reshape(len(x), -1), arrays, test, jax.random.key(0))
+        pixels = jax.vmap(flat)(arrays, test)
         return {
             "by_labels": by_level(scores, config.labels, "none"),
             "pixels": dict(zip(map(str, config.labels), pixels.mean(axis=0).tolist(), strict=True)),
