@@ -1,12 +1,16 @@
 """What the reader is told to run, runs."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import jupytext
 import nbclient
 import nbformat
 import pytest
+
+from metapt.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +24,24 @@ def test_the_readme_example_gives_a_useful_hypergradient(capsys):
         gradient[4] < -0.1 and abs(gradient[2]) < 0.01
     )  # descent penalises the weight that fine-tuning has no use for
     assert len([line for line in example.splitlines() if line.strip()]) <= 25
+
+
+def test_the_skeleton_of_a_method_is_right_and_its_comparison_runs(tmp_path, monkeypatch):
+    """The three files of docs/adding_a_method.md: the derivative is exact, and the command line takes the config."""
+    page = (ROOT / "docs" / "adding_a_method.md").read_text()
+    files = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL))
+    assert list(files) == ["label_smoothing.py", "check.py", "digits_smoothing.py"]
+    for name, source in files.items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    checked = runpy.run_path(str(tmp_path / "check.py"))["check"]
+    exact, *others = checked.rows
+    assert exact.advice.startswith("exact") and exact.relative_error < 1e-7 and len(others) > 5
+    words = ["--seeds", "2", "--outer-steps", "4", "--steps", "10", "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["run", str(tmp_path / "digits_smoothing.py"), *words]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert list(result["arms"]) == ["none", "published", "learned"]
+    assert all(0 < strength < 1 and strength != 0.1 for strength in result["meta"]["strength"])
 
 
 @pytest.mark.parametrize(
