@@ -26,6 +26,7 @@ def test_the_readme_example_gives_a_useful_hypergradient(capsys):
     assert len([line for line in example.splitlines() if line.strip()]) <= 25
 
 
+@pytest.mark.slow
 def test_the_skeleton_of_a_method_is_right_and_its_comparison_runs(tmp_path, monkeypatch):
     """The three files of docs/adding_a_method.md: the derivative is exact, and the command line takes the config."""
     page = (ROOT / "docs" / "adding_a_method.md").read_text()
