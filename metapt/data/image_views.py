@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from metapt.checks import real
+from metapt.checks import axes, real
 from metapt.data.signal_views import in_turn
 from metapt.data.views import View
 from metapt.types import PyTree
@@ -112,6 +112,7 @@ def crop(image: Array, top: Array | float, left: Array | float, height: Array | 
         >>> crop(image, 0, 0, 2, 2).ravel().tolist(), crop(image, 1, 0, 1, 2).ravel().tolist()
         ([0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 2.0, 3.0])
     """
+    axes("crop: image", image, 3)
 
     def weights(full: int, start: Array | float, size: Array | float) -> Array:
         pixels = jnp.arange(full, dtype=image.dtype)
@@ -128,6 +129,7 @@ def flip(context: PyTree, x: Array, key: Array) -> Array:
         >>> flip(None, jnp.array([[[[1.0], [2.0]]]]), None).ravel().tolist()
         [2.0, 1.0]
     """
+    axes("flip: x", x, 4)
     return x[:, :, ::-1]
 
 

@@ -27,6 +27,7 @@ def shard_batches(batches: Batches, mesh: Mesh) -> Batches:
         >>> tuple(sharded.pretrain.sharding.spec), tuple(sharded.validation.sharding.spec)
         ((None, 'data'), ('data',))
     """
+    _check(mesh)
     return _spread(lax.with_sharding_constraint, batches, mesh, mesh)
 
 
@@ -44,8 +45,17 @@ def from_hosts(batches: Batches, mesh: Mesh) -> Batches:
         >>> from_hosts(Batches(np.zeros((5, 8, 3)), np.zeros((2, 4)), np.zeros(6)), mesh).pretrain.shape
         (5, 8, 3)
     """
+    _check(mesh)
     place = lambda leaf, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
     return _spread(place, batches, mesh, mesh.local_mesh)
+
+
+def _check(mesh: Mesh) -> None:
+    if not isinstance(mesh, Mesh):
+        raise ValueError(
+            f"mesh: found {type(mesh).__name__}, but must be a jax.sharding.Mesh, for example "
+            'Mesh(jax.devices(), ("data",))'
+        )
 
 
 def _spread(place: Callable[[Array, NamedSharding], Array], batches: Batches, mesh: Mesh, dividing: Mesh) -> Batches:
