@@ -51,7 +51,7 @@ def from_hosts(batches: Batches, mesh: Mesh) -> Batches:
 
 
 def _check(mesh: Mesh) -> None:
-    if not isinstance(mesh, Mesh):
+    if not isinstance(mesh, (Mesh, jax.sharding.AbstractMesh)):
         raise ValueError(
             f"mesh: found {type(mesh).__name__}, but must be a jax.sharding.Mesh, for example "
             'Mesh(jax.devices(), ("data",))'
