@@ -164,7 +164,7 @@ def _widest(algorithm: Algorithm, problem: tuple) -> tuple:
     wide = jax.tree.map(lambda x: x.astype(to) if x.dtype == jnp.float32 else x, problem)
     try:
         jax.eval_shape(algorithm.meta_loss, *wide)
-    except TypeError:  # a loop's carry that the model makes float32
+    except (TypeError, ValueError):  # a loop's carry, or an `extra`, that the model makes float32
         return problem
     return wide
 

@@ -152,6 +152,15 @@ API = {
     "terms=-1 must be at least 0": lambda: solvers.neumann(-1),
     # what an objective returns, what a run is given
     "it must return (loss, extra), found": lambda: _run(lambda p, c, e, b, k: p**2),
+    "extra came as None and must be returned alike, found {'n': ": lambda: _run(
+        lambda p, c, e, b, k: ((p**2).sum(), {"n": jnp.zeros(3)})
+    ),
+    'with an entry "encoder", found a mapping with body': lambda: stages.transfer_encoder(
+        stages.start(GOOD, {"body": jnp.ones(2)}), stages.start(GOOD, {}), None
+    ),
+    'with an entry "encoder", found ArrayImpl': lambda: stages.transfer_features(
+        stages.start(GOOD, jnp.ones(2)), stages.start(GOOD, {}), None
+    ),
     "the loss must be one floating number, found float64 [3]": lambda: _run(lambda p, c, e, b, k: (p * jnp.ones(3), e)),
     "found int64 []": lambda: _run(lambda p, c, e, b, k: (jnp.array(1), e)),
     "leading step axis": lambda: _run(batches=(jnp.zeros(2), jnp.zeros(3))),

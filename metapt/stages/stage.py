@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -98,8 +98,8 @@ def stationarity_gap(end: StageState, info: StageInfo) -> Array:
 def _checked(objective: Objective) -> Callable:
     """The objective, which must return what `Objective` says (seen when it is traced)."""
 
-    def checked(*arguments):
-        found = objective(*arguments)
+    def checked(params, context, extra, batch, key):
+        found = objective(params, context, extra, batch, key)
         if not isinstance(found, tuple) or len(found) != 2:
             raise ValueError(
                 f"objective: it must return (loss, extra), found {type(found).__name__}; return (loss, extra)"
@@ -109,9 +109,16 @@ def _checked(objective: Objective) -> Callable:
             raise ValueError(
                 f"objective: the loss must be one floating number, found {kind}; take the mean over the batch"
             )
+        came, left = (jax.tree.map(_kind, tree) for tree in (extra, found[1]))
+        if jax.tree.structure(came) != jax.tree.structure(left) or jax.tree.leaves(came) != jax.tree.leaves(left):
+            raise ValueError(f"objective: extra came as {came} and must be returned alike, found {left}")
         return found
 
     return checked
+
+
+def _kind(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
 
 
 def move(stage: Stage, context: PyTree, state: StageState, gradient: PyTree) -> tuple[PyTree, PyTree]:

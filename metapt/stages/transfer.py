@@ -4,6 +4,8 @@ Those with an encoder expect parameters that are mappings with an entry `"encode
 your own.
 """
 
+from collections.abc import Mapping
+
 from metapt.types import PyTree, StageState, Transfer
 
 
@@ -16,7 +18,7 @@ def transfer_encoder(pretrained: StageState, finetune: StageState, meta: PyTree)
         >>> start.params
         {'encoder': 1.0, 'head': 3.0}
     """
-    params = {**finetune.params, "encoder": pretrained.params["encoder"]}
+    params = {**finetune.params, "encoder": _encoder("transfer_encoder", pretrained)}
     return StageState(params, finetune.opt_state, finetune.extra), None
 
 
@@ -27,7 +29,7 @@ def transfer_all(pretrained: StageState, finetune: StageState, meta: PyTree) -> 
 
 def transfer_features(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
     """Linear evaluation: fine-tuning trains its own parameters only and sees the pre-trained encoder as its context."""
-    return finetune, pretrained.params["encoder"]
+    return finetune, _encoder("transfer_features", pretrained)
 
 
 def transfer_meta(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
@@ -74,3 +76,16 @@ def with_start(transfer: Transfer) -> Transfer:
         return start, start.params
 
     return transferred
+
+
+def _encoder(name: str, pretrained: StageState) -> PyTree:
+    params = pretrained.params
+    if not isinstance(params, Mapping) or "encoder" not in params:
+        found = (
+            f"a mapping with {', '.join(map(str, params))}" if isinstance(params, Mapping) else type(params).__name__
+        )
+        raise ValueError(
+            f'{name}: the pre-trained parameters must be a mapping with an entry "encoder", found {found}; build them with '
+            "models.with_head, or transfer by a function of your own"
+        )
+    return params["encoder"]
