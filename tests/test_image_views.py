@@ -159,15 +159,16 @@ def test_the_contrastive_loss_does_not_mind_order_or_length(key):
 @pytest.fixture(scope="module")
 def byol():
     """Two steps of BYOL, tau 0.9, on vectors: the method, its state before, between and after, the batches and the keys."""
-    method = recipes.byol.byol(_tiny(), 4, _noise, optax.sgd(0.1), steps=4, tau=0.9)
-    key, batches = jax.random.key(3), (jax.random.normal(jax.random.key(1), (2, 7, 6)),)
-    widen = lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
-    states, infos = [jax.tree.map(widen, jax.jit(method.start)(key))], []
-    step = jax.jit(lambda state, inputs: stages.step(method.stage, 0.2, state, inputs))
-    for i in range(2):
-        state, info = step(states[-1], (jax.tree.map(lambda a, i=i: a[i], batches), key))
-        states.append(state)
-        infos.append(info)
+    with jax.enable_x64(True):  # before the fixture of conftest.py
+        method = recipes.byol.byol(_tiny(), 4, _noise, optax.sgd(0.1), steps=4, tau=0.9)
+        key, batches = jax.random.key(3), (jax.random.normal(jax.random.key(1), (2, 7, 6)),)
+        widen = lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+        states, infos = [jax.tree.map(widen, jax.jit(method.start)(key))], []
+        step = jax.jit(lambda state, inputs: stages.step(method.stage, 0.2, state, inputs))
+        for i in range(2):
+            state, info = step(states[-1], (jax.tree.map(lambda a, i=i: a[i], batches), key))
+            states.append(state)
+            infos.append(info)
     return method, states, infos, batches, key
 
 
