@@ -16,10 +16,10 @@ N, D, C, STEPS, RATE, MOMENTUM = 12, 4, 3, 500, 0.1, 0.5
 X, Y, QX, QY = (RNG.normal(size=shape) for shape in ((N, D), (N, C), (N, D), (N, C)))
 W0, ALPHA, BETA = RNG.normal(size=(D, C)), 0.3, 0.02
 MODEL = Model(lambda key: None, lambda params, x: x @ params["encoder"] + params["head"])
-TRAIN = tuple(jnp.broadcast_to(a, (STEPS, *a.shape)) for a in (X, Y))
-BATCHES = Batches(None, TRAIN, (jnp.asarray(QX), jnp.asarray(QY)))
-PARAMS = {"encoder": jnp.asarray(W0), "head": jnp.ones(C)}
-POINT = {"encoder": jnp.asarray(W0), "head": jnp.zeros(C)}
+TRAIN = tuple(np.broadcast_to(a, (STEPS, *a.shape)) for a in (X, Y))
+BATCHES = Batches(None, TRAIN, (QX, QY))
+PARAMS = {"encoder": W0, "head": np.ones(C)}
+POINT = {"encoder": W0, "head": np.zeros(C)}
 LASSO = StartPoint(POINT, {"encoder": 0.0, "head": 1.0}, {"encoder": 1.0, "head": 0.0})
 # The head is one more input, always 1. Gradient of the mean squared error at V: H V - R.
 Z, QZ = np.hstack([X, np.ones((N, 1))]), np.hstack([QX, np.ones((N, 1))])

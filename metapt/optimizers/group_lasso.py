@@ -29,8 +29,8 @@ def group_lasso(step: float) -> optax.GradientTransformationExtraArgs:
         >>> context = StartPoint(jnp.zeros((2, 2)), squares=0.0, groups=10 / 2**0.5)
         >>> still = jnp.zeros((2, 2))
         >>> updates, _ = optimizer.update(still, optimizer.init(params), params, context=context)
-        >>> optax.apply_updates(params, updates).round(4).tolist()  # |(3, 4)| = 5 becomes 4, |(0, 0.1)| becomes 0
-        [[2.4, 0.0], [3.2, 0.0]]
+        >>> (10 * optax.apply_updates(params, updates)).round().tolist()  # |(3, 4)| = 5 becomes 4, |(0, 0.1)| becomes 0
+        [[24.0, 0.0], [32.0, 0.0]]
     """
     real("group_lasso: step", step, above=0, why="the optimizer's own")
 
