@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import lfilter
 
+from metapt.checks import axes
 from metapt.data.ecg import EIGHT, SUPERCLASSES, Ecg, twelve_leads
 
 RATE = 100  # samples a second
@@ -161,6 +162,8 @@ def ecgsyn(rr: np.ndarray, start: np.ndarray, beat: Beat) -> np.ndarray:
         >>> z.shape, int(z.argmax()), round(float(z.max()), 2)
         ((200,), 50, 0.09)
     """
+    axes("ecgsyn: rr", rr, 2)
+    axes("ecgsyn: start", start, 1)
     n, times = rr.shape
     if times % _GRID != 1:
         raise ValueError(f"ecgsyn: rr has {times} times, but must have 4 (T - 1) + 1 for T samples: 1, 5, 9, ...")
@@ -191,6 +194,8 @@ def tachogram(rng: np.random.Generator, mean: np.ndarray, sd: np.ndarray, sample
         >>> tachogram(np.random.default_rng(0), mean=np.array([0.8]), sd=np.array([0.0]), samples=2).tolist()
         [[0.8, 0.8, 0.8, 0.8, 0.8]]
     """
+    axes("tachogram: mean", mean, 1)
+    axes("tachogram: sd", sd, 1)
     f = np.arange(6, 30) / 100
     power = 0.5 * np.exp(-0.5 * ((f - 0.1) / 0.01) ** 2) + np.exp(-0.5 * ((f - 0.25) / 0.01) ** 2)
     size = np.sqrt(2 * power / power.sum())
