@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -139,9 +139,9 @@ def _result(folder: RunFolder) -> dict[str, Any]:
 def _doctor(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
     _, module, config = _load_config(parsed, rest)
     experiment = _build_experiment(module, config)
-    _say_choices()
     _keep_compiled()
-    check = check_experiment(experiment, config.seed)
+    with _choices_said():
+        check = check_experiment(experiment, config.seed)
     print(json.dumps(as_json(check), indent=1) if parsed.json else check)
 
 
@@ -167,10 +167,8 @@ def _load_config(parsed: argparse.Namespace, rest: Sequence[str]) -> tuple[str, 
 
 
 def _execute(experiment: Any, name: str, config: Any, folder: RunFolder, quiet: bool) -> None:
-    if not quiet:
-        _say_choices()
     _keep_compiled()
-    with folder.writing():
+    with contextlib.nullcontext() if quiet else _choices_said(), folder.writing():
         result = run_experiment(experiment, name, config.seed, folder, quiet)
     _report(result, folder, quiet)
 
@@ -239,7 +237,8 @@ class _Lines(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def _say_choices() -> None:
+@contextlib.contextmanager
+def _choices_said() -> Iterator[None]:
     """Shows what the library chose by itself (the loop), each choice once."""
     said: set[str] = set()
 
@@ -250,6 +249,13 @@ def _say_choices() -> None:
     handler = _Lines()
     handler.addFilter(unsaid)
     logger = logging.getLogger("metapt")
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
