@@ -149,6 +149,11 @@ def small_images(path: str) -> data.Labelled:
     return data.Labelled(framed.reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64), y)
 
 
+def redrawn(rng: np.random.Generator, y: np.ndarray, share: float) -> np.ndarray:
+    """Labels of which this share is drawn anew, from all ten classes."""
+    return np.where(rng.random(len(y)) < share, rng.integers(0, 10, len(y)), y)
+
+
 def stack(runs: list[Any]) -> Any:
     """Trees of runs as one tree with a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT
+from _common import REPORT, repeat
 
 from metapt import hypergrad, models, objectives, recipes, solvers, stages
 from metapt.data import Episodes, Labelled
@@ -98,7 +98,7 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
             support, query = problem.episodes(arrays["train"], key, config.tasks)
             if whole:  # no query: all examples are trained on
                 support = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), support, query)
-            return Batches(None, jax.tree.map(lambda a: jnp.broadcast_to(a, (steps, *a.shape)), support), query)
+            return Batches(None, repeat(support, steps), query)
 
         schedule, start = (0, config.outer_steps, 0), lambda key, arrays: made.start(key)
         export = lambda state: {"encoder": state.phi}
@@ -127,7 +127,7 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
         def one(support, query):
             tuned = params
             if config.final_steps:
-                batches = jax.tree.map(lambda a: jnp.broadcast_to(a, (config.final_steps, *a.shape)), support)
+                batches = repeat(support, config.final_steps)
                 keys = stages.step_keys(jax.random.key(0), batches)
                 tuned = train(stages.start(stage, params), None, batches, keys)[0].params
             return problem.score(model.apply(tuned, query.x), query.y)

@@ -1,6 +1,7 @@
 """What the experiments on views of images share: the arms, and linear evaluation on a few labels a class."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +61,10 @@ class ViewsConfig:
     def __post_init__(self):
         check_numbers(self, seed=0, flips=0.0, strength=0.0)
 
-    def images(self, rng: np.random.Generator) -> TrainTest:
-        """Images `[N, H, W, C]` in [0, 1], and those of the test."""
-        raise NotImplementedError
 
-
-def experiment(config: ViewsConfig) -> Experiment:
-    """The arms of the comparison."""
-    arrays, test = _arrays(config)
+def experiment(config: ViewsConfig, images: Callable[[np.random.Generator], TrainTest]) -> Experiment:
+    """The arms of the comparison; `images` gives `[N, H, W, C]` in [0, 1], and those of the test."""
+    arrays, test = _arrays(config, images)
     size, channels = test.x.shape[-2:]
     encoder = models.relu(models.convnet(size, channels, config.widths, config.features))
     # Nothing is differentiated but the loss.
@@ -134,6 +131,7 @@ def experiment(config: ViewsConfig) -> Experiment:
     return Experiment(
         metric="test accuracy of linear evaluation",
         higher_is_better=True,
+        seeds_together=size < 16,  # larger images of all seeds at once leave the cache
         data=arrays,
         test=test,
         draw=lambda arrays, key: Batches(data.draw(key, (arrays["pool"],), 1, config.batch), None, None),
@@ -166,12 +164,12 @@ def _on_itself(objective):
     return collapsing
 
 
-def _arrays(config: ViewsConfig):
+def _arrays(config: ViewsConfig, images: Callable[[np.random.Generator], TrainTest]):
     """By seed: images to pre-train on, some of them `labelled`, and others to `monitor`. Test apart."""
     runs, tests = [], []
     for seed in range(config.seeds):
         rng = np.random.default_rng([config.seed, seed])
-        train, test = config.images(rng)
+        train, test = images(rng)
         parts = data.split(rng, len(train.y), {"pool": config.pool, "monitor": config.monitor})
         pool = train.rows(parts["pool"])
         known = data.balanced(rng, np.asarray(pool.y), 10 * max(config.labels))

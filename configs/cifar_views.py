@@ -9,18 +9,16 @@ Not measured.
 
 from dataclasses import dataclass
 
-import numpy as np
-from _views import ViewsConfig, experiment
+import _views
 
 from metapt import data, recipes
-from metapt.data import TrainTest
+from metapt.io.experiment import Experiment
 
 METHOD = recipes.simclr.METHOD
-__all__ = ["METHOD", "Config", "experiment"]
 
 
 @dataclass(frozen=True)
-class Config(ViewsConfig):
+class Config(_views.ViewsConfig):
     """Every field can be set on the command line."""
 
     data: str = ""
@@ -31,8 +29,10 @@ class Config(ViewsConfig):
     """Images to pre-train on; those with labels are among them."""
     monitor: int = 500
     """Further ones for the curves."""
-    steps: int = 1000
+    steps: int = 300
     """Pre-training steps."""
+    batch: int = 64
+    """Images in a batch."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels after each convolution of the encoder."""
     features: int = 128
@@ -42,5 +42,7 @@ class Config(ViewsConfig):
     flips: float = 0.5
     """Probability of a flip."""
 
-    def images(self, rng: np.random.Generator) -> TrainTest:
-        return data.cifar10(self.data)
+
+def experiment(config: Config) -> Experiment:
+    """The arms of the comparison."""
+    return _views.experiment(config, lambda rng: data.cifar10(config.data))

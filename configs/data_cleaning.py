@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import by_level, stack
+from _common import by_level, redrawn, repeat, stack
 from jax.tree_util import Partial
 from sklearn.metrics import roc_auc_score
 
@@ -76,7 +76,6 @@ def experiment(config: Config) -> Experiment:
     )
     method = compose()
     first = lambda key: stages.start_model(method.inner, model, key)
-    repeat = lambda tree: jax.tree.map(lambda a: jnp.broadcast_to(a, (config.steps, *a.shape)), tree)
 
     def weights(train, clean):
         return jnp.concatenate([jnp.broadcast_to(train, config.train), jnp.full(config.validation, float(clean))])
@@ -91,7 +90,7 @@ def experiment(config: Config) -> Experiment:
     def fixed(name, weigh, steps=0):
         context = lambda key, arrays, exports: relative(weigh(arrays, exports, key))
         export = lambda context, state: {"encoder": {"weights": context.args[0], "start": state.params}}
-        draw = lambda arrays, key: Batches(repeat(arrays["all"]), None, None)
+        draw = lambda arrays, key: Batches(repeat(arrays["all"], config.steps), None, None)
         return arms.pretraining(name, method.fit, steps, config.steps, context, first, export, draw)
 
     price = Cost(0, config.steps).unrolled
@@ -117,7 +116,7 @@ def experiment(config: Config) -> Experiment:
     train = stages.trainer(method.inner)
 
     def judge(encoder, arrays, examples, key):
-        batches = repeat(arrays["all"])
+        batches = repeat(arrays["all"], config.steps)
         state = stages.start(method.inner, encoder["start"])
         state, _ = train(state, relative(encoder["weights"]), batches, stages.step_keys(key, batches))
         return objectives.accuracy(model.apply(state.params, examples.x), examples.y)
@@ -130,7 +129,7 @@ def experiment(config: Config) -> Experiment:
         data=arrays,
         test=test,
         draw=lambda arrays, key: Batches(
-            None, repeat(jax.tree.map(lambda a: a[: config.train], arrays["all"])), clean(arrays)
+            None, repeat(jax.tree.map(lambda a: a[: config.train], arrays["all"]), config.steps), clean(arrays)
         ),
         arms=compared,
         monitor=lambda encoder, arrays, key: judge(encoder, arrays, arrays["monitor"], key),
@@ -164,7 +163,7 @@ def _arrays(config: Config):
             if len(rest) <= config.train + config.monitor:
                 raise ValueError(f"train={config.train} and monitor={config.monitor} leave no images for the test")
             train, monitor, test = np.split(rest, [config.train, config.train + config.monitor])
-            drawn = np.where(rng.random(config.train) < level, rng.integers(0, 10, config.train), y[train])
+            drawn = redrawn(rng, y[train], level)
             rows = np.concatenate([train, clean])
             labels = np.concatenate([drawn, y[clean]]).astype(np.int32)
             runs.append(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT, by_level, stack
+from _common import REPORT, by_level, redrawn, stack
 
 from metapt import data, hypergrad, models, objectives, recipes, solvers, stages
 from metapt.data import Labelled
@@ -157,7 +157,7 @@ def _arrays(config: Config):
             rest = rng.permutation(np.setdiff1d(np.arange(len(y)), labelled))
             if len(rest) <= config.monitor:
                 raise ValueError(f"monitor={config.monitor} leaves no images for the test")
-            drawn = np.where(rng.random(config.labelled) < level, rng.integers(0, 10, config.labelled), y[labelled])
+            drawn = redrawn(rng, y[labelled], level)
             known = Labelled(images.x[labelled], drawn.astype(np.int32))
             runs.append({"labelled": known, "monitor": images.rows(rest[: config.monitor])})
             tests.append(images.rows(rest[config.monitor :]))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT
+from _common import REPORT, repeat
 from omniglot import characters
 
 from metapt import data, hypergrad, models, objectives, recipes, stages
@@ -85,7 +85,6 @@ def experiment(config: Config) -> Experiment:
         encoder, head, optax.sgd(config.lr), optax.adam(config.meta_lr), rule
     )
     method, cost = compose(hypergrad.unroll), Cost(0, config.steps)
-    repeat = lambda tree: jax.tree.map(lambda a: jnp.broadcast_to(a, (config.steps, *a.shape)), tree)
 
     def episodes(examples, key, tasks):
         return data.draw_episodes(key, examples, tasks, config.ways, config.shots, config.queries)
@@ -93,7 +92,7 @@ def experiment(config: Config) -> Experiment:
     def learned(name, rule, price, steps=config.outer_steps, part="train", split=True, **how):
         def draw(arrays, key):
             support, query = episodes(arrays[part], key, config.tasks)
-            return Batches(None, repeat(support if split else query), query)
+            return Batches(None, repeat(support if split else query, config.steps), query)
 
         made = compose(rule)
         start, export = lambda key, arrays: made.start(key), lambda state: {"encoder": state.phi}
@@ -133,7 +132,7 @@ def experiment(config: Config) -> Experiment:
 
     def judge(params, episodes):
         state = stages.start_model(method.inner, head, jax.random.key(0))
-        heads, _ = method.fit(state, params, repeat(episodes.support), jax.random.key(0))
+        heads, _ = method.fit(state, params, repeat(episodes.support, config.steps), jax.random.key(0))
         score = lambda one, query: objectives.accuracy(head.apply(one, encoder.apply(params, query.x)), query.y)
         return jax.vmap(score)(heads.params, episodes.query).mean()
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import REPORT, by_level, stack
+from _common import REPORT, by_level, redrawn, repeat, stack
 
 from metapt import data, hypergrad, models, objectives, recipes, solvers, stages
 from metapt.io import arms, plots
@@ -87,7 +87,6 @@ def experiment(config: Config) -> Experiment:
         )
 
     method, cost = compose(), Cost(config.steps, 0)
-    repeat = lambda tree: jax.tree.map(lambda a: jnp.broadcast_to(a, (config.steps, *a.shape)), tree)
 
     def learning(name, terms, learned=one_each, **how):
         made = compose(terms, learned)
@@ -101,7 +100,7 @@ def experiment(config: Config) -> Experiment:
         context = lambda key, arrays, exports: penalty(exports, key)
         first = lambda key: stages.start_model(method.inner, model, key)
         export = lambda context, state: {"encoder": state.params}
-        draw = lambda arrays, key: Batches(repeat(arrays[part]), None, None)
+        draw = lambda arrays, key: Batches(repeat(arrays[part], config.steps), None, None)
         return arms.pretraining(name, method.fit, steps, config.steps, context, first, export, draw)
 
     def dealt_out(exports, key):
@@ -127,7 +126,7 @@ def experiment(config: Config) -> Experiment:
         higher_is_better=True,
         data=arrays,
         test=test,
-        draw=lambda arrays, key: Batches(repeat(arrays["train"]), None, arrays["validation"]),
+        draw=lambda arrays, key: Batches(repeat(arrays["train"], config.steps), None, arrays["validation"]),
         arms=compared,
         monitor=lambda params, arrays, key: judge(params, arrays["monitor"]),
         evaluate=lambda params, arrays, test, key: judge(params, test),
@@ -153,9 +152,7 @@ def _arrays(config: Config):
                 raise ValueError(f"monitor={config.monitor} leaves no images for the test")
             train = labelled[data.balanced(rng, y[labelled], config.train)]
             validation = np.setdiff1d(labelled, train)
-            drawn = np.where(
-                rng.random(config.validation) < level, rng.integers(0, 10, config.validation), y[validation]
-            )
+            drawn = redrawn(rng, y[validation], level)
             labels = np.concatenate([y[train], drawn]).astype(np.int32)
             parts = {"train": images.rows(train), "monitor": images.rows(rest[: config.monitor])}
             parts["validation"] = data.Labelled(images.x[validation], labels[config.train :])

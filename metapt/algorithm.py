@@ -78,6 +78,18 @@ def meta_pretraining(
         warm_solve: the implicit rule's linear solve goes on from its last solution: a few iterations an outer step add
             up while the system changes slowly (Arbel and Mairal 2022). One more copy of the parameters, one more product.
         differentiate: with the signature of `jax.grad`, for example `hypergrad.central_differences(step)`.
+
+    Example:
+        >>> from metapt import Stage, hypergrad, stages, updates
+        >>> stage = Stage(lambda w, context, extra, batch, key: (0.5 * (w - context) ** 2, extra), optax.sgd(0.5))
+        >>> validate = lambda w, context, extra, batch, key: (0.5 * (w - batch) ** 2, extra)
+        >>> fit, update = hypergrad.unroll(stage), updates.by_gradient(optax.sgd(1.0))
+        >>> through = lambda pre, fine, meta: (pre, meta)  # fine-tuning goes on where pre-training ends, towards phi too
+        >>> algorithm = meta_pretraining(fit, fit, validate, update, transfer=through)
+        >>> state = algorithm.init(jnp.array(0.0), stages.start(stage, jnp.array(0.0)), stages.start(stage, jnp.array(0.0)))
+        >>> state, info = algorithm.step(state, Batches(jnp.zeros(2), jnp.zeros(1), jnp.array(1.0)), jax.random.key(0))
+        >>> float(state.phi), float(info.hypergradient_norm)  # a step of 1 - 0.5**3 = dw / dphi
+        (0.875, 0.875)
     """
 
     def init(phi: PyTree, pretrain: StageState, finetune: StageState) -> AlgorithmState:
@@ -143,6 +155,12 @@ def run(
     """Outer steps number `steps` (`[n]`, integers) in one dispatch: `step(state, draw(key_a), key_b)`, infos stacked.
 
     The keys depend on `key` and the step's number alone, so a run cut into chunks equals the uncut run bit for bit.
+
+    Example:
+        >>> add = lambda total, batch, key: (total + batch, total)
+        >>> end, infos = run(add, lambda key: 1.0, jnp.array(0.0), jax.random.key(0), jnp.arange(3))
+        >>> float(end), infos.tolist()
+        (3.0, [0.0, 1.0, 2.0])
     """
 
     def outer(state, number):

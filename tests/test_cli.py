@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from metapt.cli import main
+from metapt.io.tables import print_result
 from metapt.recipes import METHODS
 
 pytestmark = pytest.mark.xdist_group("cli")  # they share one finished run
@@ -149,3 +150,22 @@ def test_help_lists_the_fields(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", "digits_tasks", "--help"])
     assert stop.value.code == 0 and "--noise-tasks" in capsys.readouterr().out
+
+
+def test_comparisons_by_level_are_printed_as_a_table(capsys):
+    row = {"difference": 0.125, "stderr": 0.0625, "p_value": 0.03125}
+    levels = {
+        str(level): {"base": {"mean": level}, "other": {"mean": 0.5, "minus_base": row}} for level in (0.25, 0.75)
+    }
+    result = {"name": "n", "metric": "m", "higher_is_better": True, "arms": {}, "comparisons": []}
+    print_result({**result, "meta": {"by_noise": levels, "by_one": {"0.25": levels["0.25"]}, "plain": {"a": 1.5}}})
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(i for i, line in enumerate(lines) if "noise" in line)
+    assert lines[heading].split() == ["noise", "arm", "mean", "minus", "base", "std.", "error", "p", "(paired", "t)"]
+    assert [line.split() for line in lines[heading + 2 : heading + 7] if line.split()] == [
+        ["0.25", "base", "0.2500"],
+        ["other", "0.5000", "+0.1250", "0.0625", "0.0312"],
+        ["0.75", "base", "0.7500"],
+        ["other", "0.5000", "+0.1250", "0.0625", "0.0312"],
+    ]
+    assert lines[-2:] == ["by_one: in result.json", "plain: a 1.5"]

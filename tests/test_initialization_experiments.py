@@ -32,28 +32,15 @@ def test_characters_for_learning_for_curves_and_for_the_result_are_disjoint(tmp_
     assert shown(made.test.support.x, 0) != shown(made.test.support.x, 1)
 
 
-def _sinusoids(tmp_path, *fields):
-    assert main(["run", "sinusoids", *fields, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+def _run(tmp_path, config, words):
+    assert main(["run", config, *words.split(), "--out", str(tmp_path / "run"), "--quiet"]) == 0
     return json.loads((tmp_path / "run" / "result.json").read_text())
 
 
 @pytest.mark.slow
 def test_every_arm_runs_for_its_price(tmp_path):
-    sizes = (
-        "--seeds",
-        "2",
-        "--outer-steps",
-        "2",
-        "--tasks",
-        "3",
-        "--task-steps",
-        "2",
-        "--proximal-steps",
-        "4",
-        "--test-tasks",
-        "5",
-    )
-    result = _sinusoids(tmp_path, *sizes)
+    sizes = "--seeds 2 --outer-steps 2 --tasks 3 --task-steps 2 --proximal-steps 4 --test-tasks 5"
+    result = _run(tmp_path, "sinusoids", sizes)
     assert list(result["arms"]) == ["scratch", "joint", "maml", "fomaml", "reptile", "imaml"]
     spent = {"scratch": 0, "joint": 3, "maml": 9, "fomaml": 3, "reptile": 2, "imaml": 5 + 2 * 6}
     assert result["meta"]["gradient_evaluations"] == {name: 2 * 3 * price for name, price in spent.items()}
@@ -63,6 +50,16 @@ def test_every_arm_runs_for_its_price(tmp_path):
 @pytest.mark.slow
 def test_learned_starts_beat_random_and_jointly_trained_ones_on_fresh_seeds(tmp_path):
     """Half of what was measured at --seed 0; implicit MAML is left out, its solves report negative curvature here."""
-    mean = {name: arm["mean"] for name, arm in _sinusoids(tmp_path, "--seed", "1000")["arms"].items()}
+    mean = {name: arm["mean"] for name, arm in _run(tmp_path, "sinusoids", "--seed 1000")["arms"].items()}
     for name, below_scratch, below_joint in (("maml", 1.6, 0.57), ("fomaml", 1.5, 0.45), ("reptile", 1.4, 0.34)):
         assert mean[name] < mean["scratch"] - below_scratch and mean[name] < mean["joint"] - below_joint, name
+
+
+@pytest.mark.slow
+def test_learned_starts_beat_random_and_jointly_trained_ones_on_new_characters(shared_data, tmp_path):
+    """Half of what was measured at --seed 0 and 1000."""
+    result = _run(tmp_path, "omniglot", f"--data {shared_data} --seed 77")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    least = {"joint": 0.035, "maml": 0.09, "fomaml": 0.075, "reptile": 0.03, "imaml": 0.05}
+    assert all(mean[name] - mean["scratch"] > gain for name, gain in least.items())
+    assert min(mean["maml"], mean["fomaml"]) > mean["joint"] + 0.035

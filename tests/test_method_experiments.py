@@ -104,3 +104,17 @@ def test_views_teach_without_labels_if_pairs_are_pairs_and_a_target_taught_back_
     assert mean["byol"] - mean["byol_no_stop"] > 0.08
     spread = result["meta"]["spread"]
     assert spread["byol"] > 0.5 and spread["byol_no_stop"] < 0.15
+
+
+@pytest.mark.slow
+def test_held_near_a_start_that_is_right_fine_tuning_gains_and_forgets_less_and_near_another_it_gains_nothing(tmp_path):
+    tiny = "--seeds 4 --turn 0 --steps 800 --finetune-steps 50 --outer-steps 8 --pretrain-steps 200 --seed 77"
+    result = _run(tmp_path, "near_start", tiny)
+    learned = ["decay_learned", "l2_sp_learned", "fisher_learned", "group_lasso_learned", "elsewhere_learned"]
+    assert list(result["arms"]) == ["plain", "decay", "l2_sp", *learned] and not result["skipped_updates"]
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    kept = {name: by_angle["0.0"] for name, by_angle in result["meta"]["old_head"].items()}
+    for name in ("l2_sp", "l2_sp_learned", "fisher_learned", "group_lasso_learned"):
+        assert mean[name] > mean["plain"] + 0.013 and kept[name] > kept["plain"] + 0.025, name
+    assert mean["elsewhere_learned"] < mean["plain"] - 0.01 and mean["decay_learned"] < mean["l2_sp_learned"] - 0.025
+    assert result["meta"]["unmoved_units"]["group_lasso_learned"]["0.0"] > 0.5

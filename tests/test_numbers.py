@@ -60,11 +60,13 @@ def test_dead_units_are_counted_where_a_unit_has_a_bias_or_a_scale(key):
 
     params = {"in": jnp.ones((2, 4)), "bias": jnp.array([1.0, -100.0, 2.0, -100.0]), "out": jnp.ones((4, 3))}
     stage = Stage(plain(loss), optax.sgd(0.1))
-    dead = lambda params: stages.step(stage, 1.0, stages.start(stage, params), (0.0, key))[1].dead
+    dead = lambda params, stage=stage: stages.step(stage, 1.0, stages.start(stage, params), (0.0, key))[1].dead
     assert dead(params) == 2 / 4
     assert dead(params | {"last": jnp.zeros((1, 1, 3))}) == 2 / 7
     assert dead(params | {"bias": jnp.full(4, -100.0)}) == 1
     assert dead(params | {"bias": jnp.ones(4)}) == 0
+    headed = Stage(plain(lambda p, c: loss(p["encoder"], c)), optax.sgd(0.1))
+    assert dead({"encoder": params, "head": jnp.zeros(3)}, headed) == 2 / 4  # what is not asked of a head is not dead
     assert jnp.isnan(dead({"in": jnp.ones((2, 4)), "bias": jnp.array(1.0), "out": jnp.ones((4, 3))}))
 
 

@@ -93,7 +93,7 @@ def test_files_and_functions_can_be_read_in_one_go():
         source = path.read_text()
         assert source.count("\n") <= 300, f"{path} is long"
         assert ast.get_docstring(ast.parse(source)), f"{path} has no docstring"
-    assert (PACKAGE / "algorithm.py").read_text().count("\n") < 160
+    assert (PACKAGE / "algorithm.py").read_text().count("\n") < 180
 
 
 def test_everything_exported_exists_and_is_documented():

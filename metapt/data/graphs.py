@@ -78,6 +78,11 @@ def undirected(nodes, pairs, features=None, centre=None) -> GraphSet:
 
     Raises:
         ValueError: if a pair names a node that is not there.
+
+    Example:
+        >>> graphs = undirected(nodes=[np.ones((2, 1)), np.ones((3, 1))], pairs=[[[0, 1]], [[0, 1], [1, 2]]])
+        >>> graphs.node_start.tolist(), graphs.ends.tolist()
+        ([0, 2, 5], [[0, 1], [1, 0], [0, 1], [1, 0], [1, 2], [2, 1]])
     """
     pairs = [np.asarray(p, np.int32).reshape(-1, 2) for p in pairs]
     for number, (x, p) in enumerate(zip(nodes, pairs, strict=True)):
@@ -158,8 +163,20 @@ def draw_graphs(
     Labels of graphs that did not fit into the slots (`room`) are `ABSENT`.
 
     Args:
+        rows: int `[R]`, at least one.
         wanted: bool, one a row: only these are drawn. If there are none, all labels are `ABSENT`.
+
+    Example:
+        >>> graphs = undirected([np.ones((2, 1)), np.ones((3, 1))], [[[0, 1]], [[0, 1], [1, 2]]])
+        >>> rows, y, room = jnp.array([0, 1]), jnp.array([[0], [1]]), slots(graphs, 4)
+        >>> batches, labels = draw_graphs(jax.random.key(0), graphs, rows, y, steps=10, size=4, room=room)
+        >>> batches.present.shape, labels.shape
+        ((10, 4), (10, 4, 1))
     """
+    axes("draw_graphs: rows", rows, 1, integer=True)
+    axes("draw_graphs: y", y, 2)
+    if not len(rows) or not len(y):
+        raise ValueError(f"draw_graphs: {len(rows)} rows, {len(y)} rows of labels; there must be at least one of both")
     if wanted is None:
         chosen = jax.random.randint(key, (steps, size), 0, len(rows))
         usable = jnp.array(True)

@@ -189,6 +189,12 @@ def random_blur(least: float = 0.1, most: float = 2.0) -> View:
     """`blur` of a width sigma ~ U(least, most), one an image, in pixels.
 
     Source: Chen et al. 2020, appendix A: sides of the window are a tenth of the image's, so that below 20 pixels nothing happens.
+
+    Example:
+        >>> x = jax.random.uniform(jax.random.key(0), (5, 32, 32, 3))
+        >>> blurred = jax.jit(random_blur())(None, x, jax.random.key(1))
+        >>> bool((blurred.std((1, 2)) < x.std((1, 2))).all())
+        True
     """
     real("random_blur: least", least, above=0)
     real("random_blur: most", most, least=least)

@@ -54,6 +54,14 @@ def truncate(stage: Stage, last: int, remat: Remat = "full", loop: Loop = loops.
 
     Raises:
         ValueError: when built, if `last < 1`, or as `unroll`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
+        >>> state = StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
+        >>> end = lambda c: truncate(stage, last=2)(state, c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> round(float(jax.grad(end)(2.0)), 6), round(1 - 0.9**2, 6)
+        (0.19, 0.19)
     """
     whole("truncate: last", last, why="the number of steps to differentiate through")
     train = trainer(stage, loop, remat)
@@ -145,6 +153,14 @@ def detached(stage: Stage, loop: Loop = loops.auto) -> Fit:
 
     For a validation loss in which the start stands itself, as the squared distance that makes Reptile
     (`objectives.half_square_from_start`). Any optimizer will do, none is differentiated.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
+        >>> state = StageState(jnp.array(5.0), stage.optimizer.init(5.0), None)
+        >>> end = lambda c: detached(stage)(state, c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> round(float(end(2.0)), 3), float(jax.grad(end)(2.0))
+        (4.187, 0.0)
     """
     train = trainer(stage, loop)
 
@@ -160,6 +176,14 @@ def first_order(stage: Stage, loop: Loop = loops.auto) -> Fit:
     """The end moves as the start does, `d end / d start = I`, and not with the context (first-order MAML).
 
     Any optimizer will do, none is differentiated. Source: Finn et al. 2017, section 5.2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> stage = Stage(lambda params, context, extra, batch, key: (0.5 * (params - context) ** 2, extra), optax.sgd(0.1))
+        >>> state = lambda w: StageState(w, stage.optimizer.init(w), None)
+        >>> end = lambda w, c: first_order(stage)(state(w), c, jnp.zeros(3), jax.random.key(0))[0].params
+        >>> [float(slope) for slope in jax.grad(end, argnums=(0, 1))(5.0, 2.0)]
+        [1.0, 0.0]
     """
     train = detached(stage, loop)
 

@@ -33,9 +33,8 @@ def check_experiment(experiment: Experiment, seed: int) -> HypergradientCheck:
         state, _ = step(state, *inputs(data, number))
     batches, step_key = inputs(data, warm_up.steps)
     before = jax.config.read("jax_enable_x64")
-    jax.config.update(
-        "jax_enable_x64", True
-    )  # in every thread, since a model may call back into Python from one of XLA's
+    # In every thread, since a model may call back into Python from one of XLA's.
+    jax.config.update("jax_enable_x64", True)
     try:
         return check_hypergradient(compose, state, batches, step_key)
     except ValueError as error:

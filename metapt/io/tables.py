@@ -13,20 +13,17 @@ def print_result(result: Mapping[str, Any]) -> None:
     against = {row["a"]: row for row in result["comparisons"]}
     baseline = result["comparisons"][0]["b"] if result["comparisons"] else None
     direction = "higher" if result["higher_is_better"] else "lower"
-    table = Table(
-        title=f"{result['name']}: {result['metric']} ({direction} is better)", title_justify="left", box=SIMPLE_HEAD
-    )
-    for heading in ("arm", "mean", "std. error", f"minus {baseline}", "std. error", "p (paired t)"):
-        first = heading == "arm"
-        table.add_column(heading, justify="left" if first else "right", no_wrap=first, overflow="fold")
+    title = f"{result['name']}: {result['metric']} ({direction} is better)"
+    table = _table(title, "arm", "mean", "std. error", *_against(f"minus {baseline}"))
     for name, arm in result["arms"].items():
-        row = against.get(name)
-        cells = (_signed(row["difference"]), _number(row["stderr"]), _p_value(row["p_value"])) if row else ("", "", "")
-        table.add_row(name, _number(arm["mean"]), _number(arm["stderr"]), *cells)
+        table.add_row(name, _number(arm["mean"]), _number(arm["stderr"]), *_difference(against.get(name)))
     console = Console()
     console.print(table)
     for name, value in result["meta"].items():
-        console.print(f"{name}: {'in result.json' if _depth(value) > 2 else _figure(value)}", highlight=False)
+        if _is_by_level(value):
+            console.print(_by_level(name, value))
+        else:
+            console.print(f"{name}: {'in result.json' if _depth(value) > 2 else _figure(value)}", highlight=False)
     for line in result.get("advice", []):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -42,6 +39,41 @@ def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
         cells = (result["arms"].get(arm) for result in results.values())
         table.add_row(arm, *(f"{_number(c['mean'])} ± {_number(c['stderr'])}" if c else "-" for c in cells))
     Console().print(table)
+
+
+def _is_by_level(value: Any) -> bool:
+    """A mapping from several levels to one from arms to their means, as the configs' `by_level` makes it."""
+    inside = lambda part: list(part.values()) if isinstance(part, Mapping) and part else [None]
+    arms = [arm for level in inside(value) for arm in inside(level)]
+    return all(isinstance(arm, Mapping) and "mean" in arm for arm in arms) and len(value) > 1
+
+
+def _by_level(name: str, levels: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row a level and arm: mean, and what it is above the reference arm, paired."""
+    against = next((key for level in levels.values() for arm in level.values() for key in arm if key != "mean"), "")
+    table = _table("", name.removeprefix("by_"), "arm", "mean", *_against(against.replace("_", " ", 1)))
+    for level, arms in levels.items():
+        for number, (arm, row) in enumerate(arms.items()):
+            table.add_row("" if number else level, arm, _number(row["mean"]), *_difference(row.get(against)))
+        table.add_section()
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Names to the left and whole, numbers to the right."""
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
+    for heading in headings:
+        named = headings.index(heading) <= headings.index("arm")
+        table.add_column(heading, justify="left" if named else "right", no_wrap=named, overflow="fold")
+    return table
+
+
+def _against(reference: str) -> tuple[str, str, str]:
+    return reference, "std. error", "p (paired t)"
+
+
+def _difference(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    return (_signed(row["difference"]), _number(row["stderr"]), _p_value(row["p_value"])) if row else ("", "", "")
 
 
 def _depth(value: Any) -> int:

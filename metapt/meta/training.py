@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from metapt.checks import real
+from metapt.meta.signals import fraction
 from metapt.types import Meta, PyTree
 
 
@@ -31,8 +32,8 @@ def penalties(like: Callable[[Array], PyTree], start: float, most: float = 1.0) 
     """
     real("penalties: most", most, above=0)
     real("penalties: start", start, above=0, below=most, why="below most")
-    offset = float(np.log(start) - np.log(most - start))
-    strength = lambda phi: most * jax.nn.sigmoid(phi + offset)
+    share = fraction(start / most)
+    strength = lambda phi: most * share.constrain(phi)
     return Meta(lambda key: jax.tree.map(jnp.zeros_like, like(key)), lambda phi: jax.tree.map(strength, phi))
 
 

@@ -4,6 +4,7 @@ from typing import overload
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from metapt.checks import real
 from metapt.types import Model, StatefulModel
@@ -23,20 +24,23 @@ def relu(model: Model) -> Model:
 def normalised(model: Model, size: float = 1.0) -> Model:
     """`model(x)`, scaled so that every row has this norm, which bounds what a step of training a head on it can do.
 
-    A row of zeros stays; all derivatives are finite.
-
     Example:
         >>> import jax.numpy as jnp
         >>> normalised(Model(lambda key: None, lambda params, x: x), 10.0).apply(None, jnp.array([[3.0, 4.0]])).tolist()
         [[6.0, 8.0]]
     """
     real("normalised: size", size, above=0)
+    return Model(model.init, lambda params, *args: size * unit(model.apply(params, *args)))
 
-    def apply(params, *args):
-        z = model.apply(params, *args)
-        return size * z * jax.lax.rsqrt(jnp.maximum((z**2).sum(axis=-1, keepdims=True), 1e-12))
 
-    return Model(model.init, apply)
+def unit(z: Array) -> Array:
+    """Rows of length 1, `[..., D]`; a row of zeros stays, with finite derivatives.
+
+    Example:
+        >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
+    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
 @overload

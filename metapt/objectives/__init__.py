@@ -5,8 +5,9 @@ features that come from the context (`whole`, `on_features`), with running avera
 view of the batch, a penalty, a teacher.
 """
 
+from metapt.models.heads import unit
 from metapt.objectives.bootstrap import Target, bootstrap, follow
-from metapt.objectives.contrastive import contrastive, nt_xent, unit
+from metapt.objectives.contrastive import contrastive, nt_xent
 from metapt.objectives.multitask import (
     auroc,
     balanced_tasks,

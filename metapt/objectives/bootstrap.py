@@ -8,7 +8,8 @@ import optax
 from jax import Array
 
 from metapt.data.views import View
-from metapt.objectives.contrastive import two_views, unit
+from metapt.models.heads import unit
+from metapt.objectives.contrastive import two_views
 from metapt.objectives.predict import Predict
 from metapt.types import Model, Objective, PyTree
 
@@ -22,7 +23,12 @@ class Target(NamedTuple):
 
 
 def follow(params: PyTree, extra: PyTree = None) -> Target:
-    """The target before the first step: an exact copy of the network."""
+    """The target before the first step: an exact copy of the network.
+
+    Example:
+        >>> follow({"w": 1.0}).params
+        {'w': 1.0}
+    """
     return Target(params, jnp.zeros((), int), extra)
 
 

@@ -6,6 +6,7 @@ from jax import Array
 
 from metapt.checks import real
 from metapt.data.views import View
+from metapt.models.heads import unit
 from metapt.objectives.predict import Predict
 from metapt.types import Objective, PyTree
 
@@ -49,16 +50,6 @@ def two_views(view: View, second_view: View | None, context: PyTree, x: Array, k
     if second_view is None:  # compiles once
         return jax.vmap(lambda key: view(context, x, key))(keys)
     return jnp.stack([view(context, x, keys[0]), second_view(context, x, keys[1])])
-
-
-def unit(z: Array) -> Array:
-    """Rows of length 1, `[..., D]`; a row of zeros stays, with finite derivatives.
-
-    Example:
-        >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
-        [[0.0, 1.0], [0.0, 0.0]]
-    """
-    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
 def nt_xent(first: Array, second: Array, temperature: float = 0.5) -> Array:

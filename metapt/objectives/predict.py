@@ -28,6 +28,11 @@ def whole(model: Model | StatefulModel, mode: Mode = "batch") -> Predict:
 
     Args:
         mode: of a stateful model, whose running averages are the stage's `extra`.
+
+    Example:
+        >>> times = Model(init=lambda key: 1.0, apply=lambda params, x: params * x)
+        >>> whole(times)(2.0, None, None, 3.0, None)
+        (6.0, None)
     """
     run = _run(model, mode)
     return lambda params, context, extra, x, key: run(params, extra, x, key)
@@ -38,6 +43,11 @@ def on_features(encoder: Model | StatefulModel, head: Model, mode: Mode = "runni
 
     Args:
         mode: of a stateful encoder, whose running averages are the stage's `extra` (`stages.with_extra`).
+
+    Example:
+        >>> times = Model(init=lambda key: 1.0, apply=lambda params, x: params * x)
+        >>> on_features(times, times)(2.0, 10.0, None, 3.0, None)  # 2 is the head, 10 the encoder
+        (60.0, None)
     """
     run = _run(encoder, mode)
 

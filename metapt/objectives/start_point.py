@@ -52,11 +52,15 @@ def with_start_point(objective: Objective) -> Objective:
 
     def wrapped(params, context, extra, batch, key):
         loss, extra = objective(params, context, extra, batch, key)
-        strength = jax.tree.broadcast(context.squares, params)
-        pulls = jax.tree.map(lambda a, w, start: a * (w - start) ** 2, strength, params, context.params)
-        return loss + 0.5 * optax.tree.sum(pulls), extra
+        return loss + pull(context.squares, params, context.params), extra
 
     return wrapped
+
+
+def pull(strengths: PyTree, params: PyTree, start: PyTree) -> Array:
+    """`1/2 sum_j alpha_j (w_j - w0_j)^2`; strengths are a prefix of the parameters' tree."""
+    full = jax.tree.broadcast(strengths, params)
+    return 0.5 * jnp.asarray(optax.tree.sum(jax.tree.map(lambda a, w, w0: a * (w - w0) ** 2, full, params, start)))
 
 
 def fisher_diagonal(logits: Callable[[PyTree, Array], Array], params: PyTree, x: Array) -> PyTree:

@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from metapt.checks import real
 from metapt.data.views import View
+from metapt.objectives.start_point import pull
 from metapt.types import Objective
 
 
@@ -66,8 +67,7 @@ def with_penalties(objective: Objective) -> Objective:
 
     def wrapped(params, context, extra, batch, key):
         loss, extra = objective(params, context, extra, batch, key)
-        part = lambda c, part: optax.tree.sum(jax.tree.map(lambda p: (c * p**2).sum(), part))
-        return loss + 0.5 * optax.tree.sum(jax.tree.map(part, context, params)), extra
+        return loss + pull(context, params, optax.tree.zeros_like(params)), extra
 
     return wrapped
 

@@ -62,12 +62,22 @@ def pcgrad(shared: PyTree = True, seed: int = 0) -> optax.GradientTransformation
 
 
 def replicate(params: PyTree, losses: int) -> PyTree:
-    """A copy for every loss: leaves `[...] -> [losses, ...]`."""
+    """A copy for every loss: leaves `[...] -> [losses, ...]`.
+
+    Example:
+        >>> replicate(jnp.array([1.0, 2.0]), losses=2).tolist()
+        [[1.0, 2.0], [1.0, 2.0]]
+    """
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (losses, *jnp.shape(leaf))), params)
 
 
 def merge(copies: PyTree) -> PyTree:
-    """The parameters again: the first of the equal copies."""
+    """The parameters again: the first of the equal copies.
+
+    Example:
+        >>> merge(replicate(jnp.array([1.0, 2.0]), losses=2)).tolist()
+        [1.0, 2.0]
+    """
     return jax.tree.map(lambda leaf: leaf[0], copies)
 
 

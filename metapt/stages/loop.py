@@ -32,6 +32,7 @@ def choose(f: Callable, init: Any, xs: Any) -> tuple[Loop, str]:
         >>> loop is lax.scan, reason
         (True, 'lax.scan (no convolution in the step)')
     """
+    length(xs)  # refuses what has no first step
     first = jax.tree.map(lambda x: x[0], xs)
     # A new function object: make_jaxpr remembers functions, and must not keep the ones that close over tracers.
     if "conv_general_dilated" not in _primitives(jax.make_jaxpr(lambda c, x: f(c, x))(init, first)):

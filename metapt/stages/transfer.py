@@ -23,12 +23,25 @@ def transfer_encoder(pretrained: StageState, finetune: StageState, meta: PyTree)
 
 
 def transfer_all(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
-    """Fine-tuning goes on with the whole pre-trained network, head and all: the same classes, other data."""
+    """Fine-tuning goes on with the whole pre-trained network, head and all: the same classes, other data.
+
+    Example:
+        >>> start, context = transfer_all(StageState(2.0, None, None), StageState(3.0, None, None), None)
+        >>> start.params
+        2.0
+    """
     return StageState(pretrained.params, finetune.opt_state, finetune.extra), None
 
 
 def transfer_features(pretrained: StageState, finetune: StageState, meta: PyTree) -> tuple[StageState, PyTree]:
-    """Linear evaluation: fine-tuning trains its own parameters only and sees the pre-trained encoder as its context."""
+    """Linear evaluation: fine-tuning trains its own parameters only and sees the pre-trained encoder as its context.
+
+    Example:
+        >>> pretrained = StageState({"encoder": 1.0, "head": 2.0}, None, None)
+        >>> start, context = transfer_features(pretrained, StageState(3.0, None, None), None)
+        >>> start.params, context
+        (3.0, 1.0)
+    """
     return finetune, _encoder("transfer_features", pretrained)
 
 

@@ -33,6 +33,13 @@ def tpe(low: Sequence[float], high: Sequence[float]) -> Suggest:
 
     Raises:
         ValueError: if Optuna is not installed.
+
+    Example:
+        >>> suggest = tpe(low=[0.0], high=[1.0])
+        >>> tried, losses = jnp.array([[0.1], [0.9], [0.0]]), jnp.array([0.1, 0.9, jnp.inf])
+        >>> point = suggest(jax.random.key(0), tried, losses, jnp.array(2))
+        >>> point.shape, bool((point >= 0) & (point <= 1))
+        ((1,), True)
     """
     low_, high_ = _box("tpe", low, high)
     try:
