@@ -53,9 +53,12 @@ def test_the_skeleton_of_a_method_is_right_and_its_comparison_runs(tmp_path, mon
         pytest.param("rotation", marks=pytest.mark.slow),
         pytest.param("label_noise", marks=pytest.mark.slow),
         pytest.param("ecg_augmentation", marks=pytest.mark.slow),
+        pytest.param("task_weights", marks=pytest.mark.slow),
     ],
 )
-def test_a_notebook_runs_and_matches_its_script(name):
+def test_a_notebook_runs_and_matches_its_script(name, request, monkeypatch):
+    if name == "task_weights":
+        monkeypatch.setenv("METAPT_DATA", str(request.getfixturevalue("shared_data")))
     script = jupytext.read(ROOT / "notebooks" / f"{name}.py")
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]
