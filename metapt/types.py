@@ -54,7 +54,9 @@ class SolveInfo(NamedTuple):
     """How far to trust an inverse-Hessian product. Scalars, all floating (they travel as a cotangent: `hypergrad.implicit`)."""
 
     residual: Array  # |A x - b| / |b|; 0 is exact
-    contraction: Array  # factor by which one more iteration shrinks the error (estimate); >= 1 diverges
+    contraction: (
+        Array  # factor by which one more iteration shrinks the error (estimate); >= 1 diverges, NaN: nothing iterates
+    )
     negative_curvature: Array  # 1 if some direction with v'Av < 0 was met, else 0
     finite: Array  # 1 if every number of x is finite, else 0
     solves: Array  # how many solves this report speaks of; 0: no implicit rule was differentiated

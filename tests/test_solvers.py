@@ -80,6 +80,7 @@ def test_neumann_inverts_every_curvature_by_the_known_filter(terms):
     np.testing.assert_allclose(x, (1 - (1 - step * lam) ** (terms + 1)) / lam, rtol=1e-12)
     expected = jnp.linalg.norm((1 - step * lam) ** (terms + 1)) / jnp.sqrt(3.0)
     np.testing.assert_allclose(info.residual, expected, rtol=1e-12)
+    assert jnp.isnan(info.contraction) == (terms == 0)  # nothing iterates, so nothing diverges
 
 
 def test_automatic_step_converges_whatever_the_scale():

@@ -47,7 +47,8 @@ def neumann(terms: int, step: float | Literal["auto"] = "auto") -> Solve:
 
         (term, total, negative), _ = lax.scan(body, (b, b, jnp.array(False)), length=terms)
         residual, below = next_term(term)  # b - A x is the first term that was left out
-        contraction = optax.tree.norm(residual) / optax.tree.norm(term)
+        # The leading term alone iterates nothing, and its step may be any number.
+        contraction = optax.tree.norm(residual) / optax.tree.norm(term) if terms else jnp.nan
         return Solved(optax.tree.scale(eta, total), residual, contraction, negative | below)
 
     return solver(method, 0.0, "neumann: damping")
