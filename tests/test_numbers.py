@@ -58,15 +58,17 @@ def test_dead_units_are_counted_where_a_unit_has_a_bias_or_a_scale(key):
         hidden = jax.nn.relu(jnp.array([[1.0, -2.0], [0.5, 1.0]]) @ p["in"] + p["bias"])
         return jnp.sum((hidden @ p["out"] + p.get("last", 0.0) - c) ** 2)
 
-    params = {"in": jnp.ones((2, 4)), "bias": jnp.array([1.0, -100.0, 2.0, -100.0]), "out": jnp.ones((4, 3))}
+    hidden = {"in": jnp.ones((2, 4)), "bias": jnp.array([1.0, -100.0, 2.0, -100.0]), "out": jnp.ones((4, 3))}
+    params = hidden | {"last": jnp.zeros(3)}
     stage = Stage(plain(loss), optax.sgd(0.1))
     dead = lambda params, stage=stage: stages.step(stage, 1.0, stages.start(stage, params), (0.0, key))[1].dead
-    assert dead(params) == 2 / 4
+    assert dead(params) == 2 / 7
     assert dead(params | {"last": jnp.zeros((1, 1, 3))}) == 2 / 7
-    assert dead(params | {"bias": jnp.full(4, -100.0)}) == 1
+    assert dead(params | {"bias": jnp.full(4, -100.0)}) == 4 / 7
     assert dead(params | {"bias": jnp.ones(4)}) == 0
+    assert jnp.isnan(dead(hidden))  # a single bias could be that of outputs
     headed = Stage(plain(lambda p, c: loss(p["encoder"], c)), optax.sgd(0.1))
-    assert dead({"encoder": params, "head": jnp.zeros(3)}, headed) == 2 / 4  # what is not asked of a head is not dead
+    assert dead({"encoder": hidden, "head": jnp.zeros(3)}, headed) == 2 / 4  # what is not asked of a head is not dead
     assert jnp.isnan(dead({"in": jnp.ones((2, 4)), "bias": jnp.array(1.0), "out": jnp.ones((4, 3))}))
 
 

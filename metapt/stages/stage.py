@@ -71,11 +71,15 @@ def step(
 
 
 def _dead_units(gradient: PyTree, like: Array) -> Array:
-    """The share of zeros in the gradient of biases and scales: to look at whole matrices costs several per cent of a step."""
-    if isinstance(gradient, Mapping):  # a head's biases are outputs, of tasks that may have no weight
-        gradient = gradient.get("encoder", gradient)
-    leaves = [leaf.ravel() for leaf in jax.tree.leaves(gradient) if leaf.ndim and leaf.size == leaf.shape[-1]]
-    zero = jnp.concatenate(leaves) == 0 if leaves else jnp.array(jnp.nan)
+    """The share of zeros in the gradient of biases and scales: to look at whole matrices costs several per cent of a step.
+
+    Outputs are no units, as a task may have no weight and no label: a head is left out, and so is a bias without another.
+    """
+    encoder = gradient.get("encoder") if isinstance(gradient, Mapping) else None
+    leaves = jax.tree.leaves(gradient if encoder is None else encoder)
+    leaves = [leaf.ravel() for leaf in leaves if leaf.ndim and leaf.size == leaf.shape[-1]]
+    known = len(leaves) > (encoder is None)
+    zero = jnp.concatenate(leaves) == 0 if known else jnp.array(jnp.nan)
     return zero.mean(dtype=like.dtype)
 
 
