@@ -89,18 +89,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _list(parsed: argparse.Namespace, rest: Sequence[str]) -> None:
-    rows = [{"kind": "recipe", **method._asdict()} for method in METHODS]
+    rows = [{"kind": "recipe", "recipe": method.name, **method._asdict()} for method in METHODS]
     for name, path in sorted(configs.available().items()):
         module = configs.load(str(path))
         summary = (module.__doc__ or "").strip().split("\n")[0]
-        rows.append({"kind": "config", **module.METHOD._asdict(), "name": name, "summary": summary})
-    rows = [{key: row[key] for key in ("name", "kind", "summary", "citation", "slots")} for row in rows]
+        method = module.METHOD._asdict()
+        rows.append({"kind": "config", "recipe": method["name"], **method, "name": name, "summary": summary})
     if parsed.json:
-        print(json.dumps(rows, indent=1))
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        print(f"{row['name']:<{width}}  {row['kind']:<6}  {row['summary']}  [{row['citation']}]")
+        print(
+            json.dumps(
+                [{key: row[key] for key in ("name", "kind", "summary", "citation", "slots")} for row in rows], indent=1
+            )
+        )
+    else:
+        tables.print_list(rows)
 
 
 def _run(parsed: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -1,11 +1,25 @@
 """Results as tables, for the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+
+def print_list(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Recipes with their sources, then configs with the recipe that each tries."""
+    for kind, about in (("recipe", "what it learns"), ("config", "what `metapt run` of it asks")):
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column(kind, no_wrap=True)
+        table.add_column(about)
+        for row in rows:
+            if row["kind"] == kind:
+                source = row["citation"] if kind == "recipe" else f"by {row['recipe']}"
+                table.add_row(row["name"], f"{escape(row['summary'])}\n[dim]{escape(source)}[/dim]")
+        Console().print(table, highlight=False)
 
 
 def print_result(result: Mapping[str, Any]) -> None:
