@@ -14,13 +14,13 @@ import pytest
 import metapt
 
 WRONG = [None, -1, 0, 2.5, float("nan"), "x", (), {}, np.array([]), jnp.full((3, 3), jnp.nan), object(), lambda: None]
-PUBLIC = {name for package in (metapt, *vars(metapt).values()) for name in getattr(package, "__all__", ())}
 DOWNLOADS = {"mnist"}
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(metapt.__path__, "metapt.")
     if not module.name.endswith("__main__")
 ]
+PUBLIC = {name for module in (metapt, *MODULES) for name in getattr(module, "__all__", ())}
 EXAMPLES = {
     test.name: (module, test)
     for module in MODULES

@@ -78,6 +78,9 @@ def merge(copies: PyTree) -> PyTree:
         >>> merge(replicate(jnp.array([1.0, 2.0]), losses=2)).tolist()
         [1.0, 2.0]
     """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(copies)]
+    if any(shape[:1] in ((), (0,)) for shape in shapes):
+        raise ValueError(f"merge: copies has leaves {shapes}, but must have [losses, ...] as `replicate` makes them")
     return jax.tree.map(lambda leaf: leaf[0], copies)
 
 
