@@ -131,18 +131,16 @@ assert auc > 0.55
 # of which the gain is uncertain; docs/graphs.md has ten.
 
 # %%
-
-
-@jax.jit
-def encode(state, tissue):
-    params, extra = state.pretrain.params["encoder"], state.pretrain.extra
-    return encoder.apply(params, extra, graph_of(tissue), jax.random.key(0), "running")[0]
+resting = jax.jit(
+    lambda params, extra, tissue: encoder.apply(params, extra, graph_of(tissue), jax.random.key(0), "running")[0]
+)
 
 
 def areas(state):
     def examples(tissue, y):
         here = tissues.expressed[tissue] & (y[:, 0] != data.ABSENT)
-        return np.asarray(encode(state, tissue))[here], y[here]
+        features = resting(state.pretrain.params["encoder"], state.pretrain.extra, tissue)
+        return np.asarray(features)[here], y[here]
 
     x, y = map(np.concatenate, zip(*(examples(tissue, y_labelled) for tissue in seen), strict=True))
     tests = [examples(tissue, y_test) for tissue in unseen]
