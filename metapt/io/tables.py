@@ -57,9 +57,9 @@ def print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _is_by_level(value: Any) -> bool:
     """A mapping from several levels to one from arms to their means, as the configs' `by_level` makes it."""
-    inside = lambda part: list(part.values()) if isinstance(part, Mapping) and part else [None]
-    arms = [arm for level in inside(value) for arm in inside(level)]
-    return all(isinstance(arm, Mapping) and "mean" in arm for arm in arms) and len(value) > 1
+    is_arm = lambda part: isinstance(part, Mapping) and "mean" in part
+    is_level = lambda part: isinstance(part, Mapping) and part and all(map(is_arm, part.values()))
+    return isinstance(value, Mapping) and len(value) > 1 and all(map(is_level, value.values()))
 
 
 def _by_level(name: str, levels: Mapping[str, Mapping[str, Any]]) -> Table:

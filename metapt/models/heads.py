@@ -24,6 +24,8 @@ def relu(model: Model) -> Model:
 def normalised(model: Model, size: float = 1.0) -> Model:
     """`model(x)`, scaled so that every row has this norm, which bounds what a step of training a head on it can do.
 
+    A row of zeros stays; all derivatives are finite.
+
     Example:
         >>> import jax.numpy as jnp
         >>> normalised(Model(lambda key: None, lambda params, x: x), 10.0).apply(None, jnp.array([[3.0, 4.0]])).tolist()

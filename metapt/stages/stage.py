@@ -78,8 +78,8 @@ def _dead_units(gradient: PyTree, like: Array) -> Array:
     encoder = gradient.get("encoder") if isinstance(gradient, Mapping) else None
     leaves = jax.tree.leaves(gradient if encoder is None else encoder)
     leaves = [leaf.ravel() for leaf in leaves if leaf.ndim and leaf.size == leaf.shape[-1]]
-    known = len(leaves) > (encoder is None)
-    zero = jnp.concatenate(leaves) == 0 if known else jnp.array(jnp.nan)
+    fewest = 2 if encoder is None else 1
+    zero = jnp.concatenate(leaves) == 0 if len(leaves) >= fewest else jnp.array(jnp.nan)
     return zero.mean(dtype=like.dtype)
 
 
