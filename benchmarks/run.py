@@ -15,6 +15,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ TOLERANCE = 1e-6
 REFERENCE = "JAX by hand"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "PYTHONWARNINGS": "ignore"}
 # `torch.compile` takes minutes where many steps are unrolled; the report is the same everywhere.
+ENOUGH = 300  # seconds of repeats of implementations that take turns, after which three of each will do
 ONLY = {"torch.func, compiled": {"mlp", "mlp_k10"}, "metapt, with its report": {"mlp", "mlp_k10", "unroll_100"}}
 
 
@@ -93,7 +95,10 @@ def _time_group(case: str, names: list[str], repeats: int, core: int, advance) -
         if "error" not in first[name]:
             workers.append(worker)
         advance(f"{case}: {name}, first call")
+    began = time.monotonic()
     for number in range(repeats):
+        if number >= 3 and time.monotonic() - began > ENOUGH:
+            break
         for worker in random.sample(workers, len(workers)):
             found[worker.implementation].append(worker.repeat())
         for _ in names:
@@ -110,7 +115,7 @@ def _time_group(case: str, names: list[str], repeats: int, core: int, advance) -
             "cpu_seconds": float(np.median(cpu)),
             "wall_seconds": float(np.median([o["wall"] for o in found[name]])),
         }
-        row |= {"repeats": repeats, "spread": float(np.subtract(*np.quantile(cpu, [0.75, 0.25])) / np.median(cpu))}
+        row |= {"repeats": len(cpu), "spread": float(np.subtract(*np.quantile(cpu, [0.75, 0.25])) / np.median(cpu))}
         rows.append(row | {"first_call_seconds": first[name]["first"], "peak_mb": peaks[name]})
     return rows
 
@@ -142,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(cases.NAMES), choices=cases.NAMES)
     parser.add_argument("--implementations", nargs="+", default=list(IMPLEMENTATIONS), choices=list(IMPLEMENTATIONS))
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=15, help="at most; fewer, but three, where a case takes minutes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     wanted = list(dict.fromkeys([*options.implementations, REFERENCE, "plain training"]))
