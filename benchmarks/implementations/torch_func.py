@@ -75,6 +75,7 @@ def _prepare(case: Case, float64: bool, compiled: Callable) -> Run:
         "n": 0,
     }
 
+    @torch.no_grad()  # transforms do not mind; without it what one meta-iteration ends with keeps its graph (PyTorch 2.15, `ecg`)
     def advance() -> None:
         params, moments = state["params"], state["adam"]
         for step in range(case.P):
