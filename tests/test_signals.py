@@ -187,7 +187,7 @@ def test_the_published_networks_have_their_size(key):
         jax.eval_shape(network.apply, phi["network"], jnp.zeros((2, 210, 12)))
 
 
-@pytest.mark.parametrize(("time", "stride", "padding"), [(40, 1, 7), (41, 2, 0), (23, 3, 1), (15, 1, 0)])
+@pytest.mark.parametrize(("time", "stride", "padding"), [(40, 1, 7), (41, 2, 0), (23, 3, 1), (15, 1, 0), (400, 1, 7)])
 def test_the_convolution_is_that_of_jax(key, time, stride, padding):
     x, kernel = jax.random.normal(key, (2, time, 3)), jax.random.normal(key, (15, 3, 4))
     expected = jax.lax.conv_general_dilated(

@@ -14,16 +14,17 @@ from metapt.types import Model, StatefulModel
 
 Norm = Literal["batch", "group"]
 Activation = Callable[[Array], Array]
-# Outputs of one row of the matrix product in `convolve`: of 2, 3, 4, 8 and 16, on one CPU core, within 7 % of the best.
-TOGETHER = 4
+# Multiplications that cost as much as copying a number, on a CPU: of 8, 16, 32, 64 and 128, the last three are within 7 %.
+COPY = 64
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
     """Convolution along time as one matrix product: `[B, T, I], [K, I, O] -> [B, (T + 2 padding - K) // stride + 1, O]`.
 
-    A row of the product is a window of the signal that serves four neighbouring outputs: at K = 15 the windows take a
-    third of the memory of one window an output. On one CPU core the gradient of a small network takes 1 to 1.5 times as
-    long as with XLA's own convolution outside `lax.scan`, 1/35 of it inside, and 0.7 of it under `vmap` over kernels.
+    A row of the product is a window of the signal that serves one, two, four or eight neighbouring outputs, whichever
+    copies and multiplies least: many for long signals of few channels, one where the kernel is larger than the signal. On
+    one CPU core a gradient takes 1.1 times (two blocks) to 1.5 times (18 layers) as long as with XLA's own convolution
+    outside `lax.scan`; inside, XLA's takes 35 times as long.
 
     Raises:
         ValueError: if the padded signal is shorter than the kernel.
@@ -40,16 +41,22 @@ def convolve(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Arra
             f"convolve: {time} samples with padding {padding} are fewer than the kernel's {size}: give longer signals, "
             "fewer layers or a smaller kernel"
         )
-    rows, hop, window = -(-length // TOGETHER), TOGETHER * stride, size + (TOGETHER - 1) * stride
+
+    def cost(together: int) -> int:
+        rows, width = batch * -(-length // together), (size + (together - 1) * stride) * inputs
+        return width * (rows * (together * outputs + COPY) + COPY * together * outputs)
+
+    together = min((1, 2, 4, 8), key=cost)
+    rows, hop, window = -(-length // together), together * stride, size + (together - 1) * stride
     reach = -(-window // hop)
     needed = (rows + reach - 1) * hop
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (padding, needed - time - padding, 0), (0, 0, 0)))
     pieces = padded.reshape(batch, rows + reach - 1, hop * inputs)
     windows = jnp.concatenate([pieces[:, i : i + rows] for i in range(reach)], axis=2)[..., : window * inputs]
-    shifts = [((i * stride, (TOGETHER - 1 - i) * stride), (0, 0), (0, 0)) for i in range(TOGETHER)]
+    shifts = [((i * stride, (together - 1 - i) * stride), (0, 0), (0, 0)) for i in range(together)]
     shifted = jnp.stack([jnp.pad(kernel, shift) for shift in shifts], axis=2)
-    product = windows @ shifted.reshape(window * inputs, TOGETHER * outputs)
-    return product.reshape(batch, rows * TOGETHER, outputs)[:, :length]
+    product = windows @ shifted.reshape(window * inputs, together * outputs)
+    return product.reshape(batch, rows * together, outputs)[:, :length]
 
 
 @overload
