@@ -56,6 +56,8 @@ class EpisodeConfig:
     """Of the solve with the Hessian."""
     final_steps: int = 5
     """Training steps of a new task, for every arm."""
+    final_held: bool = False
+    """A new task is trained as `imaml` trains its own, held near the start; otherwise by `final_steps` of `task_lr`."""
     monitor_tasks: int = 20
     """Held-out tasks for the curves."""
     test_tasks: int = 200
@@ -107,7 +109,9 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
 
     how: dict[str, Any] = {"loss": problem.loss}
     near = optax.sgd(config.proximal_lr)
-    imaml = recipes.imaml.imaml(model, near, adam, config.strength, solvers.cg(config.cg_steps), **how)
+    imaml = lambda solve: recipes.imaml.imaml(model, near, adam, config.strength, solve, **how)
+    solve = solvers.cg(config.cg_steps)
+    identity = solvers.neumann(0, step=1 / config.strength)  # as if the Hessian were zero
     maml = recipes.maml.maml(model, train_task, adam, **how)
     fomaml = recipes.fomaml.fomaml(model, train_task, adam, **how)
     reptile = recipes.reptile.reptile(model, train_task, optax.sgd(config.reptile_lr), **how)
@@ -117,19 +121,20 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
         learned("maml", maml, cost.unrolled, compose=compose),
         learned("fomaml", fomaml, cost.forward),
         learned("reptile", reptile, config.task_steps, whole=True),
-        learned("imaml", imaml, held.forward + 2 * (config.cg_steps + 1), config.proximal_steps),
+        learned("imaml", imaml(solve), held.forward + 2 * (config.cg_steps + 1), config.proximal_steps),
+        learned("imaml_identity", imaml(identity), held.forward, config.proximal_steps),
     )
 
-    stage = Stage(problem.loss(objectives.whole(model)), train_task)
-    train = stages.trainer(stage)
+    stage = Stage(problem.loss(objectives.whole(model)), near if config.final_held else train_task)
+    train = hypergrad.proximal(stage, config.strength) if config.final_held else hypergrad.detached(stage)
+    final_steps = config.proximal_steps if config.final_held else config.final_steps
 
     def judge(params, episodes):
         def one(support, query):
             tuned = params
-            if config.final_steps:
-                batches = repeat(support, config.final_steps)
-                keys = stages.step_keys(jax.random.key(0), batches)
-                tuned = train(stages.start(stage, params), None, batches, keys)[0].params
+            if final_steps:
+                batches = repeat(support, final_steps)
+                tuned = train(stages.start(stage, params), None, batches, jax.random.key(0))[0].params
             return problem.score(model.apply(tuned, query.x), query.y)
 
         return jax.vmap(one)(*episodes).mean()

@@ -52,6 +52,11 @@ class ImageConfig(Settings):
     def pixels(self) -> int:
         return 64
 
+    def encoder(self) -> Model:
+        """Images to features: an MLP on pixels in [-0.5, 0.5]."""
+        mlp = models.mlp(self.pixels, (self.hidden, self.features))
+        return models.relu(Model(mlp.init, lambda params, x: mlp.apply(params, x - 0.5)))
+
 
 @dataclass(frozen=True)
 class MnistFile:
@@ -110,12 +115,6 @@ def parts(
         "pool": rest[monitor : monitor + pool],
     }
     return {name: train.rows(rows) for name, rows in index.items()}, test
-
-
-def encode(config: ImageConfig) -> Model:
-    """Images to features: an MLP on pixels in [-0.5, 0.5]."""
-    mlp = models.mlp(config.pixels, (config.hidden, config.features))
-    return models.relu(Model(mlp.init, lambda params, x: mlp.apply(params, x - 0.5)))
 
 
 def implicit(config: Settings) -> Callable[[Stage], Any]:

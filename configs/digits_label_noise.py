@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _common import REPORT, comparison, fine_tune_and_score, schedule, stack
-from _images import ImageConfig, encode, implicit, other_ways, parts
+from _images import ImageConfig, implicit, other_ways, parts
 from jax.tree_util import Partial
 from sklearn.metrics import roc_auc_score
 
@@ -78,7 +78,7 @@ class Config(ImageConfig):
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
-    model = models.with_head(encode(config), models.linear(config.features, 10))
+    model = models.with_head(config.encoder(), models.linear(config.features, 10))
     learned = meta.relative_example_weights(models.label_critic(model, config.pixels, classes=10, hidden=config.critic))
     rotation = data.random_rotation(config.rotation)
 

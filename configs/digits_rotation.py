@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _common import REPORT, comparison, fine_tune_and_score, schedule, stack
-from _images import ImageConfig, encode, implicit, other_ways, parts
+from _images import ImageConfig, implicit, other_ways, parts
 
 from metapt import data, recipes
 from metapt.io import arms, plots
@@ -66,7 +66,7 @@ class Config(ImageConfig):
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
-    encoder = encode(config)
+    encoder = config.encoder()
 
     def compose(meta_lr, rule=implicit(config), **how):
         return recipes.augmentation.augmentation(
