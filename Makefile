@@ -34,7 +34,7 @@ lint: install
 notebooks: install
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
-# In an environment of its own: PyTorch is large, and one of the peers needs an old pip. About an hour of one core.
+# In an environment of its own: PyTorch is large, and one of the peers needs an old pip. Half an hour of one core.
 bench:
 	@test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
 	@$(VENV)-bench/bin/python -m pip install --quiet 'pip<24.1'

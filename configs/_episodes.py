@@ -1,5 +1,6 @@
 """What the experiments on initialisations share: the arms, and how an initialisation is judged on new tasks."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,8 +110,9 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
 
     how: dict[str, Any] = {"loss": problem.loss}
     near = optax.sgd(config.proximal_lr)
-    imaml = lambda solve: recipes.imaml.imaml(model, near, adam, config.strength, solve, **how)
-    solve = solvers.cg(config.cg_steps)
+    imaml = functools.partial(recipes.imaml.imaml, model, near, adam, config.strength, **how)
+    solve, solved = solvers.cg(config.cg_steps), held.forward + 2 * (config.cg_steps + 1)
+    gauss_newton = problem.loss(hypergrad.linearized(objectives.whole(model)))
     identity = solvers.neumann(0, step=1 / config.strength)  # as if the Hessian were zero
     maml = recipes.maml.maml(model, train_task, adam, **how)
     fomaml = recipes.fomaml.fomaml(model, train_task, adam, **how)
@@ -121,8 +123,9 @@ def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, n
         learned("maml", maml, cost.unrolled, compose=compose),
         learned("fomaml", fomaml, cost.forward),
         learned("reptile", reptile, config.task_steps, whole=True),
-        learned("imaml", imaml(solve), held.forward + 2 * (config.cg_steps + 1), config.proximal_steps),
-        learned("imaml_identity", imaml(identity), held.forward, config.proximal_steps),
+        learned("imaml", imaml(solve=solve), solved, config.proximal_steps),
+        learned("imaml_gauss_newton", imaml(solve=solve, curvature=gauss_newton), solved, config.proximal_steps),
+        learned("imaml_identity", imaml(solve=identity), held.forward, config.proximal_steps),
     )
 
     stage = Stage(problem.loss(objectives.whole(model)), near if config.final_held else train_task)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from metapt import Batches, Model, data, models, objectives, recipes, run, solvers
+from metapt import Batches, Model, Stage, data, hypergrad, models, objectives, recipes, run, solvers, stages
+from metapt.types import SolveInfo
 
 TASKS, SHOTS, QUERIES, D, RATE, STEPS, STRENGTH = 3, 6, 5, 4, 0.1, 4, 0.7
 RNG = np.random.default_rng(0)
@@ -70,12 +71,32 @@ def test_imaml_is_the_closed_form_of_ridge_and_first_order_under_a_strong_pull()
     imaml, info = _moved(recipes.imaml.imaml, 400, strength=STRENGTH)
     np.testing.assert_allclose(imaml, expected(STRENGTH)[0], rtol=1e-8)
     assert info.report.solves == 1 and info.report.finite == 1 and info.report.residual < 1e-9
+    gauss_newton = objectives.squared_error(
+        hypergrad.linearized(objectives.whole(MODEL))
+    )  # of a linear model, the Hessian
+    same, _ = _moved(recipes.imaml.imaml, 400, strength=STRENGTH, curvature=gauss_newton)
+    np.testing.assert_allclose(same, imaml, rtol=1e-12)
     short, info = _moved(recipes.imaml.imaml, 400, strength=STRENGTH, solve=solvers.cg(1))
     assert info.report.residual > 1e-3 and np.abs(short - imaml).max() > 1e-3
     strong, _ = _moved(recipes.imaml.imaml, 400, rate=1e-7, strength=1e7)
     exact, first_order = expected(1e7)
     np.testing.assert_allclose(strong, exact, rtol=1e-8)
     np.testing.assert_allclose(strong, first_order, rtol=1e-5)
+
+
+def test_the_gauss_newton_matrix_keeps_a_held_task_definite_where_its_hessian_is_not():
+    bent = Model(MODEL.init, lambda params, x: jnp.tanh(3 * x @ params))
+    stage = Stage(objectives.squared_error(objectives.whole(bent)), optax.sgd(0.0))
+    state, batches = stages.start(stage, jnp.asarray(PHI)), (jnp.asarray(X[:1]), jnp.asarray(Y[:1]))
+
+    def report(curvature):
+        fit = hypergrad.proximal(stage, 1e-3, solvers.cg(20), curvature=curvature)
+        end = lambda report: fit(state, None, batches, jax.random.key(0), report)[0].params.sum()
+        return jax.grad(end)(SolveInfo.blank())
+
+    assert report(None).negative_curvature == 1
+    definite = report(objectives.squared_error(hypergrad.linearized(objectives.whole(bent))))
+    assert definite.negative_curvature == 0 and definite.residual < 1e-6
 
 
 @pytest.mark.slow

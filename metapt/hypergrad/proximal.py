@@ -7,10 +7,16 @@ from metapt.checks import real
 from metapt.hypergrad.implicit import implicit
 from metapt.solvers.cg import cg
 from metapt.stages import assert_stage, loop as loops
-from metapt.types import Fit, Loop, PyTree, Solve, SolveInfo, Stage, StageInfo, StageState
+from metapt.types import Fit, Loop, Objective, PyTree, Solve, SolveInfo, Stage, StageInfo, StageState
 
 
-def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop: Loop = loops.auto) -> Fit:
+def proximal(
+    stage: Stage,
+    strength: float,
+    solve: Solve = cg(max_steps=5),
+    loop: Loop = loops.auto,
+    curvature: Objective | None = None,
+) -> Fit:
     """Trains on `L(theta, c) + strength / 2 |theta - start|^2`; the derivative in start and context is that of the minimum:
 
         dtheta*/dstart = (I + H / strength)^-1,   dtheta*/dc = -(H + strength I)^-1 M,   H, M those of L
@@ -21,6 +27,8 @@ def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop
     Args:
         strength: of the pull to the start, above 0; well above the size of negative curvatures for `cg`.
         solve: of systems with `H + strength I`.
+        curvature: the objective, without the pull, whose Hessian stands for `H`, as in `implicit`: the Gauss-Newton matrix
+            has no negative curvature.
 
     Raises:
         ValueError: when built, if `strength <= 0`.
@@ -39,12 +47,16 @@ def proximal(stage: Stage, strength: float, solve: Solve = cg(max_steps=5), loop
     assert_stage(stage)
     real("proximal: strength", strength, above=0, why="at 0 the start has no influence on the minimum")
 
-    def pulled(params, context, extra, batch, key):
-        start, context = context
-        loss, extra = stage.objective(params, context, extra, batch, key)
-        return loss + 0.5 * strength * optax.tree.norm(optax.tree.sub(params, start), squared=True), extra
+    def pulled(objective: Objective) -> Objective:
+        def with_pull(params, context, extra, batch, key):
+            start, context = context
+            loss, extra = objective(params, context, extra, batch, key)
+            return loss + 0.5 * strength * optax.tree.norm(optax.tree.sub(params, start), squared=True), extra
 
-    held = implicit(Stage(pulled, stage.optimizer), solve, loop)
+        return with_pull
+
+    near = Stage(pulled(stage.objective), stage.optimizer)
+    held = implicit(near, solve, loop, None if curvature is None else pulled(curvature))
 
     def fit(
         state: StageState, context: PyTree, batches: PyTree, key: Array, report: SolveInfo | None = None

@@ -25,6 +25,7 @@ def imaml(
     strength: float,
     solve: Solve = cg(max_steps=5),
     loss: Callable[[Predict], Objective] = cross_entropy,
+    curvature: Objective | None = None,
 ) -> Initialization:
     """`phi <- phi - step * mean_i (I + H_i / strength)^-1 grad L_i(query, theta_i)`, `theta_i` where training comes to rest.
 
@@ -35,5 +36,8 @@ def imaml(
         strength: of the pull to the start.
         solve: of systems with `H_i + strength I`.
         loss: of a task, as in `method.initialization`.
+        curvature: the objective whose Hessian stands for `H_i`, by default the task's own;
+            `loss(linearized(whole(model)))` gives the Gauss-Newton matrix, which is never indefinite.
     """
-    return initialization(model, loss, optimizer, meta_optimizer, lambda stage: proximal(stage, strength, solve))
+    rule = lambda stage: proximal(stage, strength, solve, curvature=curvature)
+    return initialization(model, loss, optimizer, meta_optimizer, rule)
