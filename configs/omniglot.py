@@ -5,11 +5,11 @@
 PATH is `omniglot28.npz` (six alphabets, 160 characters, twenty drawings of each, 14 x 14 pixels here) or its folder. Characters
 for meta-learning, for the curves and for the result are disjoint, drawn anew for each seed. Every arm ends with parameters of
 one small network (two hidden layers of 64 tanh units), from which new tasks are trained for the same few steps: `scratch`
-(random), `joint` (pre-trained to tell all training characters, with a new head), `maml`, `fomaml`, `reptile`, `imaml`, and
-`imaml_identity` (`imaml` with the identity in place of its solve).
+(random), `joint` (pre-trained to tell all training characters, with a new head), `maml`, `fomaml`, `reptile`, `imaml`,
+the last also solved with the Gauss-Newton matrix (`imaml_gauss_newton`) and not at all (`imaml_identity`).
 
-Two minutes on one CPU core. `scratch` reaches 0.46, `imaml_identity` 0.05 above, `joint` and `reptile` 0.08, `imaml` 0.1,
-`fomaml` 0.16, `maml` 0.19.
+One to two minutes on one CPU core. `scratch` reaches 0.46, `imaml_identity` 0.05 above, `joint`, `reptile` and
+`imaml_gauss_newton` 0.08, `imaml` 0.1, `fomaml` 0.16, `maml` 0.19.
 """
 
 from dataclasses import dataclass

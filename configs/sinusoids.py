@@ -4,7 +4,8 @@
 
 A task is `y = a sin(x - b)`, a in [0.1, 5] and b in [0, pi], x in [-5, 5]. Every arm ends with parameters of one small network
 (two hidden layers of 40 tanh units), from which new tasks are trained for the same few steps: `scratch` (random), `joint`
-(trained on points of all tasks at once, which are nearly 0 on average), `maml`, `fomaml`, `reptile`, `imaml`.
+(trained on points of all tasks at once, which are nearly 0 on average), `maml`, `fomaml`, `reptile`, `imaml`,
+the last also solved with the Gauss-Newton matrix (`imaml_gauss_newton`) and not at all (`imaml_identity`).
 """
 
 from dataclasses import dataclass
