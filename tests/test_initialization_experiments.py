@@ -41,8 +41,9 @@ def _run(tmp_path, config, words):
 def test_every_arm_runs_for_its_price(tmp_path):
     sizes = "--seeds 2 --outer-steps 2 --tasks 3 --task-steps 2 --proximal-steps 4 --test-tasks 5"
     result = _run(tmp_path, "sinusoids", sizes)
-    assert list(result["arms"]) == ["scratch", "joint", "maml", "fomaml", "reptile", "imaml", "imaml_gauss_newton", "imaml_identity"]
-    spent = {"scratch": 0, "joint": 3, "maml": 9, "fomaml": 3, "reptile": 2, "imaml": 17, "imaml_gauss_newton": 17, "imaml_identity": 5}
+    spent = {"scratch": 0, "joint": 3, "maml": 9, "fomaml": 3, "reptile": 2, "imaml": 17, "imaml_gauss_newton": 17}
+    spent |= {"imaml_identity": 5}
+    assert list(result["arms"]) == list(spent)
     assert result["meta"]["gradient_evaluations"] == {name: 2 * 3 * price for name, price in spent.items()}
     assert result["skipped_updates"] == 0
 
