@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class EpisodeConfig:
     """Further examples (of a class) that it is judged by."""
     hidden: int = 64
     """Width of both hidden layers."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Of the hidden layers. `imaml` needs a smooth one."""
     task_steps: int = 5
     """K, training steps of a task."""
     task_lr: float = 0.4
@@ -83,10 +85,11 @@ class Problem(NamedTuple):
     joint_keeps: tuple[str, ...]  # what of the jointly trained network a new task begins with
 
 
-def tanh_encoder(inputs: int, hidden: int) -> Model:
-    """Two smooth hidden layers."""
-    plain = models.mlp(inputs, (hidden, hidden), jnp.tanh)
-    return Model(plain.init, lambda params, x: jnp.tanh(plain.apply(params, x)))
+def encoder(config: EpisodeConfig, inputs: int) -> Model:
+    """Two hidden layers."""
+    bend = getattr(jax.nn, config.activation)
+    plain = models.mlp(inputs, (config.hidden, config.hidden), bend)
+    return Model(plain.init, lambda params, x: bend(plain.apply(params, x)))
 
 
 def experiment(config: EpisodeConfig, problem: Problem, examples: Mapping[str, np.ndarray]) -> Experiment:

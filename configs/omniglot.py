@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from _episodes import EpisodeConfig, Problem, experiment as compare, tanh_encoder
+from _episodes import EpisodeConfig, Problem, encoder, experiment as compare
 
 from metapt import data, objectives, recipes
 from metapt.data import Labelled
@@ -52,7 +52,7 @@ def experiment(config: Config) -> Experiment:
         return Labelled(examples.reshape(-1, 196)[row], row // per_class)
 
     problem = Problem(
-        encoder=tanh_encoder(196, config.hidden),
+        encoder=encoder(config, 196),
         outputs=config.ways,
         loss=objectives.cross_entropy,
         score=objectives.accuracy,

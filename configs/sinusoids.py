@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from _episodes import EpisodeConfig, Problem, experiment as compare, tanh_encoder
+from _episodes import EpisodeConfig, Problem, encoder, experiment as compare
 
 from metapt import data, objectives, recipes
 from metapt.data import Labelled
@@ -47,7 +47,7 @@ def experiment(config: Config) -> Experiment:
         return Labelled(*(a[:, 0] for a in data.draw_sinusoids(key, size, 1, 1).support))
 
     problem = Problem(
-        encoder=tanh_encoder(1, config.hidden),
+        encoder=encoder(config, 1),
         outputs=1,
         loss=objectives.squared_error,
         score=lambda outputs, y: jnp.mean((outputs - y) ** 2),

@@ -72,3 +72,13 @@ def test_the_solve_of_imaml_beats_the_identity_in_its_place_where_new_tasks_are_
     result = _run(tmp_path, "omniglot", f"--data {shared_data} --seed 77 --seeds 3 --final-held")
     mean = {name: arm["mean"] for name, arm in result["arms"].items()}
     assert mean["imaml"] - mean["imaml_identity"] > 0.04 and mean["imaml_identity"] - mean["scratch"] > 0.06
+
+
+@pytest.mark.slow
+def test_with_relu_the_second_order_counts_and_imaml_says_that_it_does_not_apply(shared_data, tmp_path):
+    """Of the 0.137 and 0.134 that were measured at --seed 0 and 1000."""
+    result = _run(tmp_path, "omniglot", f"--data {shared_data} --seed 77 --seeds 3 --activation relu")
+    mean = {name: arm["mean"] for name, arm in result["arms"].items()}
+    assert mean["maml"] - mean["fomaml"] > 0.08 and mean["fomaml"] - mean["scratch"] > 0.05
+    assert mean["imaml"] < mean["imaml_identity"]
+    assert any(line.startswith("arm imaml: curvature was indefinite") for line in result["advice"])
