@@ -54,6 +54,8 @@ class Settings(Steps):
     """Labelled images for the fine-tuning inside meta-learning."""
     validation_labels: int = 200
     """Further labelled images: the loss that meta-learning minimises. The final fine-tuning trains on both kinds."""
+    changing: bool = False
+    """Which of the labelled images are of which kind changes at every outer step: no single validation set can be fitted."""
     hidden: int = 128
     """Width of the encoder's hidden layer."""
     features: int = 64
@@ -65,7 +67,13 @@ class Settings(Steps):
 def draw(config: Settings, arrays: Mapping[str, Any], key: jax.Array, steps: int | None = None) -> Batches:
     """Random pre-training batches; fine-tuning and validation use all of their few labels at every step."""
     pretrain = data.draw(key, arrays["pool"], steps or config.pretrain_steps, config.batch)
-    return Batches(pretrain, repeat(arrays["train"], config.finetune_steps), arrays["validation"])
+    kinds = arrays["train"], arrays["validation"]
+    if config.changing:
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kinds)
+        order = jax.random.permutation(jax.random.fold_in(key, 1), len(together.y))
+        kinds = (together.rows(rows) for rows in jnp.split(order, [len(kinds[0].y)]))
+    train, validation = kinds
+    return Batches(pretrain, repeat(train, config.finetune_steps), validation)
 
 
 def fine_tune_and_score(config: Settings, model: Model) -> Callable[..., jax.Array]:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,6 +103,23 @@ def test_fine_tuning_images_are_turned_and_pretraining_images_are_not():
         taller(arrays["pool"].x) * taller(arrays["validation"].x) < 0 < taller(arrays["validation"].x) * taller(test.x)
     )
     assert np.asarray(arrays["start"]).tolist() == [0.0, 90.0]
+
+
+def test_the_labelled_images_change_their_kind_from_one_outer_step_to_the_next_where_they_should():
+    def drawn(step, **fields):
+        module = configs.load("digits_rotation")
+        made = module.experiment(module.Config(**{**SIZES, **fields}))
+        batches = made.draw(jax.tree.map(lambda a: a[0], made.data), jax.random.key(step))
+        train, validation = batches.finetune, batches.validation
+        assert train.y.shape[1:] == (20,) and validation.y.shape == (30,)
+        assert (train.x == train.x[0]).all()
+        kinds = tuple({row.tobytes() for row in np.asarray(x)} for x in (train.x[0], validation.x))
+        assert not kinds[0] & kinds[1]
+        return kinds
+
+    (first, first_rest), (second, second_rest) = drawn(0), drawn(1)
+    assert first != second and first | first_rest == second | second_rest
+    assert drawn(0, changing=False) == drawn(1, changing=False)
 
 
 def test_mnist_configs_read_what_they_are_given(tmp_path):
