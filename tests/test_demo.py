@@ -36,7 +36,7 @@ def test_null_control_where_all_tasks_are_real_nothing_is_lost(tmp_path):
 
 def test_the_angle_is_found_from_every_start_and_stays_where_nothing_is_turned(tmp_path):
     found = _run(tmp_path / "turned", "--seeds", "4", config="digits_rotation")
-    assert found["meta"]["mean_angle_error_degrees"] < 7.2  # what the paper reports over ten starts
+    assert found["meta"]["mean_angle_error_degrees"] < 4.5  # twice what was measured; the paper reports 7.2
     against = {row["a"]: row for row in found["comparisons"]}
     assert against["meta"]["difference"] > 0.02 and found["skipped_updates"] == 0
     straight = _run(tmp_path / "straight", "--seeds", "2", "--target", "0", "--spread", "0", config="digits_rotation")
