@@ -10,8 +10,8 @@ the first hundred. Test: fold 10, read once, at the end. Arms: no pre-training (
 proceeds (`meta`); pre-training afresh with those (`replay`).
 
 Nine minutes on two CPU cores. Expected: none 0.697, no warp 0.773, random warp 0.748, tuned warp 0.771, search 0.758,
-meta 0.771, replay 0.767: learning beats the paper's own baseline and the search, not the views without a warp
-(docs/ecg.md).
+meta 0.771, replay 0.767: learning beats the paper's own baseline and, less surely, the search, not the views
+without a warp (docs/ecg.md).
 Partial access: --seen 10 25 50 100. Only the warp: --also without a name. The whole network: --final full
 """
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 _COLORS = {
     "none": "#999999",
+    "scratch": "#999999",
     "equal": "#0072B2",
     "random": "#56B4E9",
     "cosine": "#117733",
@@ -37,7 +38,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]],
         (line,) = axes.plot(steps, mean, color=color, label=name)
         axes.fill_between(steps, mean - stderr, mean + stderr, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the curves, of which there may be many
     return figure
 
 
