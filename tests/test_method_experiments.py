@@ -60,9 +60,11 @@ def test_a_penalty_for_every_parameter_is_worth_more_than_one_for_all(tmp_path):
 
 @pytest.mark.slow
 def test_ten_learned_images_are_worth_more_than_the_means_of_the_classes(tmp_path):
-    by = _run(tmp_path, "distillation", "--seeds 5 --outer-steps 200 --monitor 50 --seed 77")["meta"]["by_wrong"]
-    difference = lambda level, name: by[level][name]["minus_means"]["difference"]
-    assert difference("0.0", "learned") > 0.015 and difference("0.0", "best_real") < -0.05
+    by = _run(tmp_path, "distillation", "--seeds 5 --monitor 50 --seed 77")["meta"]["by_wrong"]
+    mean = {name: row["mean"] for name, row in by["0.0"].items()}
+    assert mean["learned"] > mean["means"] + 0.02 and mean["best_real"] < mean["means"] - 0.05
+    # Five terms are worth much at the same rate, and nothing at the same length of the gradient.
+    assert mean["learned"] > mean["learned_0"] + 0.025 and abs(mean["learned"] - mean["learned_0_faster"]) < 0.005
     assert by["1.0"]["learned"]["mean"] < 0.2
 
 

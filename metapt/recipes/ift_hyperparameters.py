@@ -36,9 +36,10 @@ def ift_hyperparameters(
     optimizer: optax.GradientTransformation,
     meta_optimizer: optax.GradientTransformation,
     rule: Rule = lambda stage: implicit(stage, neumann(terms=20)),
+    restart: bool = False,
     **algorithm: Any,
 ) -> Bilevel:
-    """`dL_V/dphi = - (dL_V/dw) H^-1 (d2L_T/dw dphi)`, P training steps before each; training never starts afresh.
+    """`dL_V/dphi = - (dL_V/dw) H^-1 (d2L_T/dw dphi)`, P training steps before each.
 
     Args:
         model: `[B, ...] -> [B, classes]`, logits; smooth.
@@ -46,11 +47,12 @@ def ift_hyperparameters(
             your own.
         optimizer: of training, any.
         rule: published: the Neumann series of few terms, with the learning rate as its step.
+        restart: whether training starts afresh every time, as in `method.bilevel`; else it goes on.
         algorithm: further arguments of `meta_pretraining`.
     """
     objective, meta = learned
     inner = Stage(objective, optimizer)
-    return bilevel(model, inner, rule, cross_entropy(whole(model)), meta, meta_optimizer, restart=False, **algorithm)
+    return bilevel(model, inner, rule, cross_entropy(whole(model)), meta, meta_optimizer, restart, **algorithm)
 
 
 def weight_decay(model: Model, start: float, most: float = 1.0, shared: bool = False) -> Learned:
