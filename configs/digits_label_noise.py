@@ -143,7 +143,7 @@ def experiment(config: Config) -> Experiment:
         compared,
         lambda params, arrays, examples, key: judge(params, arrays["labelled"], examples, key),
         baseline="equal",
-        summarize=lambda outcome: _figures(config, compared, learned, arrays["pool"], outcome),
+        summarize=lambda outcome: _figures(config, compared, model, learned, arrays["pool"], outcome),
         plots=lambda outcome: _plots(config, learned, arrays["pool"], outcome),
     )
 
@@ -169,9 +169,17 @@ def weigh_pool(learned, pool, export) -> np.ndarray:
     return np.asarray(weigh(export["phi"], export["encoder"], pool), float)
 
 
-def _figures(config: Config, compared, learned, pool, outcome: Outcome) -> dict[str, Any]:
-    """`weight_ratio`: mean weight of right over mean weight of wrong labels; `weight_auc`: the weight tells right from wrong."""
+def _figures(config: Config, compared, model, learned, pool, outcome: Outcome) -> dict[str, Any]:
+    """`weight_ratio`: mean weight of right over mean weight of wrong labels; `weight_auc`: the weight tells right from wrong.
+
+    `wrong_labels_believed`: the share of them that the pre-trained network itself predicts.
+    """
     right = np.asarray(pool[2]) > 0.5
+    classify = jax.jit(jax.vmap(lambda params, x: model.apply(params, x).argmax(axis=-1)))
+
+    def believed(name, these):
+        agrees = np.asarray(classify(outcome.exports[name]["encoder"], pool[0])) == np.asarray(pool[1])
+        return float(agrees[these][~right[these]].mean()) if not right[these].all() else None
 
     def separation(name):
         weights = weigh_pool(learned, pool, outcome.exports[name])
@@ -193,6 +201,9 @@ def _figures(config: Config, compared, learned, pool, outcome: Outcome) -> dict[
         }
         by_level[str(level)] = {name: float(score[these].mean()) for name, score in outcome.scores.items()} | {
             f"{name}_minus_equal": row for name, row in against.items()
+        }
+        by_level[str(level)]["wrong_labels_believed"] = {
+            name: believed(name, these) for name in ("equal", "meta", "oracle")
         }
     figures = {
         "noise_level": [level for level in config.noise for _ in range(config.seeds)],

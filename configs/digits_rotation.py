@@ -3,7 +3,7 @@
     metapt run digits_rotation
 
 Fine-tuning and test images are turned by N(90, 1) degrees, pre-training images by N(phi, 1) degrees, phi unknown: ten runs
-start from phi = 0, 18, ..., 162. Arms: no pre-training (`none`), images as they are (`unrotated`), phi at its start
+start from phi = 9, 27, ..., 171. Arms: no pre-training (`none`), images as they are (`unrotated`), phi at its start
 (`start`), phi learned while pre-training proceeds (`meta`), pre-training afresh with the phi that `meta` ended with
 (`replay`), phi = 90 (`oracle`). Curves come from further labelled images; the test images are read once, at the end.
 
@@ -42,9 +42,9 @@ class Config(ImageConfig):
     std: float = 1.0
     """Standard deviation of all angles, in degrees."""
     first: float = 0.0
-    """The first start of phi, in degrees."""
+    """Where the range of the starts of phi begins, in degrees."""
     spread: float = 180.0
-    """The starts divide `[first, first + spread)` evenly."""
+    """The starts are the middles of equal parts of `[first, first + spread]`: none is as far from upside down as from upright."""
     train_labels: int = 200
     """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
     validation_labels: int = 400
@@ -146,7 +146,7 @@ def _arrays(config: Config):
         tests.append(turned(test))
         # `train` and `validation` are the very images of `labelled`, but a random view of their own.
         arrays = {name: part if name == "pool" else turned(part) for name, part in arrays.items()}
-        runs.append({**arrays, "start": np.float32(config.first + config.spread * run / config.seeds)})
+        runs.append({**arrays, "start": np.float32(config.first + config.spread * (run + 0.5) / config.seeds)})
     return stack(runs), stack(tests)
 
 

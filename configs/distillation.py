@@ -3,10 +3,10 @@
     metapt run distillation
 
 Softmax regression with a penalty is trained on ten images, from zero. They move by implicit differentiation of the loss on 600
-labelled ones, and training starts afresh after every move. Arms, all trained in the same way at the end: real images at random (`real`), the best
-by the loss on the 600 of as many random choices as learning costs (`best_real`), the classes' means (`means`), and learned from
-noise by plain gradient descent, with `--terms` terms of the Neumann series (`learned`), with none beyond the first (`learned_0`), and
-so at `terms + 1` times the rate, because the terms lengthen the gradient (`learned_0_faster`).
+labelled ones, and training starts afresh after every move. Arms, all trained in the same way at the end: real images at random
+(`real`), the best by the loss on the 600 of as many random choices as learning costs (`best_real`), the classes' means (`means`),
+and learned from noise by plain gradient descent, with `--terms` terms of the Neumann series (`learned`), with none beyond the
+first (`learned_0`), and so at `terms + 1` times the rate, because the terms lengthen the gradient (`learned_0_faster`).
 
 Half a minute on one CPU core. Expected at level 0: `learned` and `learned_0_faster` 0.031 above `means`, which is 0.895, and
 `learned_0` 0.034 below it.

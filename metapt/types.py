@@ -46,7 +46,7 @@ class StageInfo(NamedTuple):
 
     loss: Array  # [S] the objective before each step
     grad_norm: Array  # [S] Euclidean norm of its gradient
-    skipped: Array  # [S] True: one of the two was not finite, and the optimizer saw a gradient of zero
+    skipped: Array  # [S] True: the gradient was not finite, and the optimizer saw one of zero
     dead: Array  # [S] share of units (of an "encoder", if named) whose bias or scale had a gradient of 0; NaN: unknown
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from metapt.io.errors import UserError
 
 STOP_AFTER = 20  # outer steps in a row in which nothing was finite, in any seed
+_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _CURES = {
     "pretrain.skipped": ("pre-training step", "look for NaN or infinities in the data, or lower the learning rate"),
     "finetune.skipped": (
@@ -53,7 +54,8 @@ def advice(infos: Mapping[str, Mapping[str, list]]) -> list[str]:
     lines = []
     for arm, figures in infos.items():
         figure = lambda name, figures=figures: np.array(figures.get(name, []), float)
-        lines += [f"arm {arm}: {line}" for line in (*_skipped(figure), *_dead(figure), *_solves(figure))]
+        found = (*_skipped(figure), *_losses(figure), *_dead(figure), *_solves(figure))
+        lines += [f"arm {arm}: {line}" for line in found]
     return lines
 
 
@@ -65,16 +67,26 @@ def _skipped(figure: Any) -> list[str]:
     ]
 
 
-def _dead(figure: Any) -> list[str]:
-    """Units that got no gradient in any of the last outer steps: the least share there is a bound on those that never will."""
-    shares = {
-        stage: _late(figure(f"{name}.dead"))
-        for name, stage in (("pretrain", "pre-training"), ("finetune", "fine-tuning"))
+def _losses(figure: Any) -> list[str]:
+    """A loss that is not finite does not stop a step whose gradient is, but nobody should miss it."""
+    lost = {
+        what: np.isnan(figure(f"{stage}.loss")) & (figure(f"{stage}.skipped") == 0) for stage, what in _STAGES.items()
     }
     return [
-        f"{share:.0%} of the biases and scales of {stage} had no gradient at the end: dead units (lower the learning rate, "
+        f"in {int(bad.sum())} outer steps (of all seeds) a loss of {what} was not finite though its gradients were, so its "
+        "steps were taken: look for an overflow, or for a constant in the loss that is not finite"
+        for what, bad in lost.items()
+        if bad.any()
+    ]
+
+
+def _dead(figure: Any) -> list[str]:
+    """Units that got no gradient in any of the last outer steps: the least share there is a bound on those that never will."""
+    shares = {what: _late(figure(f"{stage}.dead")) for stage, what in _STAGES.items()}
+    return [
+        f"{share:.0%} of the biases and scales of {what} had no gradient at the end: dead units (lower the learning rate, "
         "or take leaky_relu or gelu), or outputs that no example asks for"
-        for stage, late in shares.items()
+        for what, late in shares.items()
         if np.isfinite(late).any() and (share := float(np.nanmean(np.fmin.reduce(late)))) > 0.1
     ]
 

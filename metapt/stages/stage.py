@@ -47,7 +47,7 @@ def step(
 ) -> tuple[StageState, StageInfo]:
     """One step of training: `inputs` is `(batch, key)`.
 
-    Where the loss or its gradient is not finite, the optimizer sees a gradient of zero, `extra` stays as it is, and
+    Where the gradient is not finite, the optimizer sees a gradient of zero, `extra` stays as it is, and
     `info.skipped` says so. A derivative through such a step is not finite either: `updates.by_gradient` drops it.
 
     Example:
@@ -60,7 +60,8 @@ def step(
     value_and_grad = jax.value_and_grad(_checked(stage.objective), has_aux=True)
     (loss, extra), gradient = value_and_grad(state.params, context, state.extra, batch, key)
     norm = optax.tree.norm(gradient)
-    finite, dead = jnp.isfinite(loss) & jnp.isfinite(norm), _dead_units(gradient, norm)
+    # The loss is not asked: nobody may want it, and then a gradient comes without it (several per cent of a step).
+    finite, dead = jnp.isfinite(norm), _dead_units(gradient, norm)
     # Of the gradient, not of the state after: a select among parameters and moments costs several per cent of a step.
     gradient, extra = (
         jax.tree.map(lambda new, old: jnp.where(finite, new, old), *pair)
