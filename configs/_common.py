@@ -62,6 +62,12 @@ class Settings(Steps):
     """Width of the encoder's output."""
     batch: int = 128
     """Images in a pre-training batch."""
+    access: float = 1.0
+    """Share of the labelled images that meta-learning sees; below 1: partial fine-tuning access."""
+
+    def __post_init__(self):
+        if self.access > 1:
+            raise ValueError(f"access={self.access} must be at most 1")
 
 
 def draw(config: Settings, arrays: Mapping[str, Any], key: jax.Array, steps: int | None = None) -> Batches:

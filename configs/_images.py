@@ -25,8 +25,6 @@ class ImageConfig(Settings):
 
     train_labels: int = 100
     """Labelled images for fine-tuning, a multiple of 10 (the classes)."""
-    access: float = 1.0
-    """Share of those images that meta-learning sees; below 1: partial fine-tuning access."""
     access_classes: int = 10
     """Classes that meta-learning sees among them; below 10: partial fine-tuning access."""
     variants: bool = False
@@ -34,9 +32,9 @@ class ImageConfig(Settings):
 
     def __post_init__(self):
         check_numbers(self, **self.least())
-        for name, most in (("access", 1.0), ("access_classes", 10)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}={getattr(self, name)} must be at most {most}")
+        super().__post_init__()
+        if self.access_classes > 10:
+            raise ValueError(f"access_classes={self.access_classes} must be at most 10")
 
     def least(self) -> dict[str, float]:
         return {"seed": 0, "warm_up": 0, "neumann_terms": 0, "outer_steps": self.warm_up + 1, "final_steps": 0}
