@@ -71,7 +71,8 @@ def test_label_noise_reports_one_figure_a_seed_and_level(tmp_path):
 
 def _data(name, **fields):
     module = configs.load(name)
-    made = module.experiment(module.Config(**SIZES | fields))
+    known = module.Config.__dataclass_fields__
+    made = module.experiment(module.Config(**{key: value for key, value in SIZES.items() if key in known} | fields))
     return made.data, made.test
 
 
@@ -93,6 +94,13 @@ def test_meta_learning_sees_its_share_of_the_labels_and_never_the_rest():
     assert int(few["train"].y.max()) < 5 and int(few["validation"].y.max()) < 5 <= int(test.y.max())
     half, _ = _data("digits_label_noise", noise=(0.5,), access=0.5)
     assert half["train"].y.shape == (2, 10) and half["validation"].y.shape == (2, 15)
+    for share in (1.0, 0.5):
+        tasks, _ = _data("digits_tasks", access=share)
+        assert tasks["train"].y.shape == (2, share * 20) and tasks["validation"].y.shape == (2, share * 30)
+        assert tasks["labelled"].y.shape == (2, 50)
+        for run in range(2):
+            seen = pixels(tasks["train"], run) | pixels(tasks["validation"], run)
+            assert seen <= pixels(tasks["labelled"], run) and (seen == pixels(tasks["labelled"], run)) == (share == 1)
 
 
 def test_fine_tuning_images_are_turned_and_pretraining_images_are_not():
@@ -102,7 +110,7 @@ def test_fine_tuning_images_are_turned_and_pretraining_images_are_not():
     assert (
         taller(arrays["pool"].x) * taller(arrays["validation"].x) < 0 < taller(arrays["validation"].x) * taller(test.x)
     )
-    assert np.asarray(arrays["start"]).tolist() == [0.0, 90.0]
+    assert np.asarray(arrays["start"]).tolist() == [45.0, 135.0]
 
 
 def test_the_labelled_images_change_their_kind_from_one_outer_step_to_the_next_where_they_should():
