@@ -177,9 +177,10 @@ def _figures(config: Config, compared, model, learned, pool, outcome: Outcome) -
     right = np.asarray(pool[2]) > 0.5
     classify = jax.jit(jax.vmap(lambda params, x: model.apply(params, x).argmax(axis=-1)))
 
-    def believed(name, these):
-        agrees = np.asarray(classify(outcome.exports[name]["encoder"], pool[0])) == np.asarray(pool[1])
-        return float(agrees[these][~right[these]].mean()) if not right[these].all() else None
+    agrees = {
+        name: np.asarray(classify(outcome.exports[name]["encoder"], pool[0])) == np.asarray(pool[1])
+        for name in ("equal", "meta", "oracle")
+    }
 
     def separation(name):
         weights = weigh_pool(learned, pool, outcome.exports[name])
@@ -202,9 +203,9 @@ def _figures(config: Config, compared, model, learned, pool, outcome: Outcome) -
         by_level[str(level)] = {name: float(score[these].mean()) for name, score in outcome.scores.items()} | {
             f"{name}_minus_equal": row for name, row in against.items()
         }
-        by_level[str(level)]["wrong_labels_believed"] = {
-            name: believed(name, these) for name in ("equal", "meta", "oracle")
-        }
+        if not right[these].all():
+            believed = {name: float(same[these][~right[these]].mean()) for name, same in agrees.items()}
+            by_level[str(level)]["wrong_labels_believed"] = believed
     figures = {
         "noise_level": [level for level in config.noise for _ in range(config.seeds)],
         "weight_ratio": ratio,

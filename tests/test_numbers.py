@@ -104,6 +104,12 @@ def test_faults_at_random_steps_are_counted_and_change_little(tmp_path, float32)
     assert any("a loss of pre-training was not finite though its gradients were" in line for line in result["advice"])
 
 
+def test_a_lost_loss_is_told_from_a_stage_that_is_not_there():
+    figures = lambda loss, norm: {"arm": {"pretrain.loss": [[loss]], "pretrain.grad_norm": [[norm]]}}
+    assert len(advice(figures(None, 1.0))) == 1  # None in a log: not finite
+    assert not advice(figures(None, None)) and not advice(figures(1.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("fault", "what"), [("batch:1:nan", "pre-training step"), ("hypergradient:1:inf", "hypergradient")]
 )

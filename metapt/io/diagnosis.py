@@ -70,7 +70,8 @@ def _skipped(figure: Any) -> list[str]:
 def _losses(figure: Any) -> list[str]:
     """A loss that is not finite does not stop a step whose gradient is, but nobody should miss it."""
     lost = {
-        what: np.isnan(figure(f"{stage}.loss")) & (figure(f"{stage}.skipped") == 0) for stage, what in _STAGES.items()
+        what: np.isnan(figure(f"{stage}.loss")) & np.isfinite(figure(f"{stage}.grad_norm"))  # neither: no such stage
+        for stage, what in _STAGES.items()
     }
     return [
         f"in {int(bad.sum())} outer steps (of all seeds) a loss of {what} was not finite though its gradients were, so its "
