@@ -27,16 +27,16 @@ _COLORS = {
 def learning_curves(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]], xlabel: str, ylabel: str) -> Figure:
     """Mean over seeds and a band of one standard error, one line an arm; an arm with a single point is a dashed level."""
     figure, axes = _axes((7.5, 4.5))
-    for name, points in curves.items():
+    for number, (name, points) in enumerate(curves.items()):
         steps = np.array([step for step, _ in points])
         values = np.array([per_seed for _, per_seed in points])  # [points, seeds]
         mean, stderr = values.mean(1), values.std(1, ddof=min(1, values.shape[1] - 1)) / np.sqrt(values.shape[1])
-        color = _COLORS.get(name)
+        color = _COLORS.get(name, f"C{number}")  # a level would not take the next color by itself
         if len(points) == 1:
             axes.axhline(mean[0], color=color, linestyle="--", label=name)
             continue
-        (line,) = axes.plot(steps, mean, color=color, label=name)
-        axes.fill_between(steps, mean - stderr, mean + stderr, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.plot(steps, mean, color=color, label=name)
+        axes.fill_between(steps, mean - stderr, mean + stderr, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the curves, of which there may be many
     return figure
