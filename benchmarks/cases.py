@@ -5,7 +5,7 @@ differently, each in its own layout (`implementations/jax_loop.py`, `implementat
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,9 @@ class Case(NamedTuple):
     finetune_loss: Callable  # (ops, encoder, head, batch)
     head_only: bool = True  # fine-tuning trains the head alone
     seeds: int = 1  # independent copies at once
-    nested: bool = False  # about sqrt(K) checkpoints, where an implementation has them
+    remat: Literal["none", "full", "nested"] = (
+        "full"  # of fine-tuning, as in `metapt.hypergrad.unroll`, where there is a choice
+    )
     pretrain_lr: float = 1e-3
     finetune_lr: float = 1e-3
     meta_lr: float = 1e-2
@@ -273,8 +275,8 @@ _MAKERS: dict[str, Callable[[str, bool], Case]] = {
     "mlp": _mlp_case("MLP 64-256-256, 100 weighted tasks, batch 128", 1, 1),
     "mlp_k10": _mlp_case("as mlp, K = 10, 10 Neumann terms", 10, 10),
     "ecg": _signal_case,
-    "unroll_100": _mlp_case("as mlp, K = 100 through the whole network", 100, 1, head_only=False),
-    "unroll_1000": _mlp_case("as mlp, K = 1,000 through the whole network", 1000, 1, head_only=False, nested=True),
+    "unroll_100": _mlp_case("as mlp, K = 100 through the whole network", 100, 1, head_only=False, remat="none"),
+    "unroll_1000": _mlp_case("as mlp, K = 1,000 through the whole network", 1000, 1, head_only=False, remat="nested"),
     "gin": _graph_case,
     "seeds_4": _mlp_case(_SEVERAL.format(4), 1, 1, seeds=4),
     "seeds_16": _mlp_case(_SEVERAL.format(16), 1, 1, seeds=16),

@@ -42,7 +42,10 @@ def make(case: Case, hypergradient: bool = True, unrolled: bool = False):
     pretrain_adam, meta_adam = optax.adam(case.pretrain_lr), optax.adam(case.meta_lr)
     finetune_adam, start = jax_common.warm_adam(case)
     scan = lambda f, carry, xs: lax.scan(f, carry, xs, unroll=len(jax.tree.leaves(xs)[0]) if unrolled else 1)
-    checkpoint = (lambda f: f) if unrolled else jax.checkpoint
+    keep = lambda f: f
+    checkpoint, again = (jax.checkpoint, keep) if case.remat != "none" else (keep, jax.checkpoint)
+    checkpoint, again = (keep, keep) if unrolled else (checkpoint, again)
+    finetune_update = again(finetune_adam.update)  # under "none" the optimizer's work alone is done again
 
     def pretrain_loss(params, phi, batch):
         return case.pretrain_loss(jax_common.OPS, params, phi, batch)
@@ -68,7 +71,7 @@ def make(case: Case, hypergradient: bool = True, unrolled: bool = False):
 
         def one(carry, batch):
             trained, adam = carry
-            updates, adam = finetune_adam.update(jax.grad(loss)(trained, batch), adam)
+            updates, adam = finetune_update(jax.grad(loss)(trained, batch), adam)
             return (optax.apply_updates(trained, updates), adam), None
 
         def pieces(carry, batches):
@@ -76,7 +79,7 @@ def make(case: Case, hypergradient: bool = True, unrolled: bool = False):
 
         trained = arrays.head if case.head_only else {"encoder": encoder, "head": arrays.head}
         carry, batches, size = (trained, start(trained)), arrays.finetune, round(case.K**0.5)
-        if case.nested and not unrolled:
+        if case.remat == "nested" and not unrolled:
             whole = case.K // size * size
             head = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), batches)
             carry, _ = scan(checkpoint(pieces), carry, head)

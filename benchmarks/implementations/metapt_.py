@@ -53,7 +53,7 @@ def make(case: Case):
     finetune = Stage(finetune_loss, optax.GradientTransformation(start, adam.update))
     algorithm = meta_pretraining(
         hypergrad.implicit(pretrain, solvers.neumann(case.terms, step=case.pretrain_lr)),
-        hypergrad.unroll(finetune, remat="nested" if case.nested else "full"),
+        hypergrad.unroll(finetune, remat=case.remat),
         finetune_loss,
         by_gradient(optax.adam(case.meta_lr)),
         transfer=stages.transfer_features if case.head_only else stages.transfer_encoder,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from metapt.stages import assert_stage, loop as loops, step
-from metapt.stages.stage import Remat
+from metapt.stages.stage import Remat, recomputing_optimizer
 from metapt.types import PyTree, Stage, StageState
 
 
@@ -27,7 +27,7 @@ class UnrollPlan(NamedTuple):
 def plan_unroll(stage: Stage, state: StageState, context: PyTree, batches: PyTree, budget_bytes: float) -> UnrollPlan:
     """The `remat` of `unroll` that recomputes least within a budget of memory, from shapes alone; nothing is run.
 
-    With s bytes of state, r bytes that the backward pass of one step needs, and S steps: `"none"` keeps `S r`, `"full"`
+    With s bytes of state, r bytes that the backward pass of one step needs, and S steps: `"none"` keeps less than `S r`, `"full"`
     `S s + r` and runs S steps again, `"nested"` about `2 sqrt(S) s + r` and runs 2 S again. Batches, parameters and
     the compiler's own scratch come on top. Every argument may be a tree of `jax.ShapeDtypeStruct`.
 
@@ -47,8 +47,9 @@ def plan_unroll(stage: Stage, state: StageState, context: PyTree, batches: PyTre
     steps = loops.length(batches)
     size = loops.piece_length(steps)
     s, r = _bytes(state), _bytes(_residuals(stage, state, context, batches))
+    kept = _bytes(_residuals(recomputing_optimizer(stage), state, context, batches))
     plans = (
-        UnrollPlan("none", steps, steps * r, 0, int(budget_bytes)),
+        UnrollPlan("none", steps, steps * kept, 0, int(budget_bytes)),
         UnrollPlan("full", steps, steps * s + r, steps, int(budget_bytes)),
         UnrollPlan("nested", steps, (steps // size + size + steps % size) * s + r, 2 * steps, int(budget_bytes)),
     )

@@ -20,7 +20,8 @@ def unroll(stage: Stage, remat: Remat = "full", loop: Loop = loops.auto) -> Fit:
     Args:
         stage: what is trained; its optimizer must have a finite derivative (`optax.adam` needs `eps_root > 0`).
         remat: `"full"` recomputes the inside of each step (memory: one state a step; about free), `"none"` stores
-            everything, `"nested"` stores about 2 sqrt(S) states for one more forward pass (S of several hundred).
+            all but the optimizer's work, `"nested"` stores about 2 sqrt(S) states for one more forward pass (S of several
+            hundred).
         loop: a function with the interface of `jax.lax.scan`; by default chosen from the model and the backend.
 
     Raises:
