@@ -20,8 +20,8 @@ for the inverse Hessian, one Adam step on the meta-parameters: the same weights,
 first had to give the same hypergradients in float64 to 1e-6. Then float32, one core, one process an implementation, all of
 them in turn. *CPU ms* is the median of the processor's time, *spread* its interquartile range over the median, *ratio* that
 to the loop written by hand in JAX, *first call* the CPU seconds of the first meta-iteration (compilation), *peak* the memory
-in MB beyond what the process had before it, the compiler's own left out; freed memory stays with the process. What the rows mean and why they are as they are:
-[docs/performance.md](../docs/performance.md).
+in MB beyond what the process had before it, the compiler's own left out; freed memory stays with the process. What the
+rows mean and why they are as they are: [docs/performance.md](../docs/performance.md).
 """
 
 
