@@ -1,5 +1,6 @@
 """Graphs: batches, networks, masked losses, gradient surgery, readers; each against plain arrays computed another way."""
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -591,6 +592,21 @@ def test_the_published_code_s_hypergradient(key):
     np.testing.assert_allclose(info.hypergradient_norm, jnp.linalg.norm(hypergradient), rtol=1e-5)
     moved = -hypergradient / (jnp.abs(hypergradient) + 1e-8)  # Adam with a learning rate of 1
     np.testing.assert_allclose(after.phi - state.phi, moved, rtol=1e-5)
+
+
+def test_a_head_that_goes_on_comes_back_with_the_averages_of_pre_training(key):
+    encoder = models.resnet1d(2, widths=(4,), blocks=1, kernel=3)
+    pieces = recipes.task_weights.as_published(encoder, 4, 3, 2)
+    labelled = lambda steps, tasks: (jax.random.normal(key, (steps, 5, 8, 2)), jnp.ones((steps, 5, tasks)))
+    batches = Batches(labelled(3, 3), labelled(2, 2), jax.tree.map(lambda a: a[0], labelled(1, 2)))
+    begun = _float64(pieces.start(key, jnp.zeros(3)))
+    step = lambda state, number: (pieces.algorithm.step(state, batches, jax.random.fold_in(key, number))[0], None)
+    scanned, _ = jax.lax.scan(step, begun, jnp.arange(2))
+    once, _ = step(begun, 0)
+    twice, _ = step(once, 1)
+    chex.assert_trees_all_close(scanned, twice, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_equal(once.finetune.extra, once.pretrain.extra)
+    assert jnp.any(twice.finetune.params["kernel"] != once.finetune.params["kernel"])
 
 
 def test_centres_without_their_offset_point_into_the_first_graphs():

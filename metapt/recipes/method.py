@@ -258,7 +258,8 @@ def new_head(
         **algorithm,
     )
     start_pretrain = lambda key: stages.start_model(pretrain, pretrain_model, key)
-    start_finetune = lambda key: stages.start_model(finetune, tuned, key)
+    # With pre-training's averages, which come with every transfer: a head that goes on has to come back as it went.
+    start_finetune = lambda key: stages.start_model(finetune, tuned, key)._replace(extra=start_pretrain(key).extra)
     return Pieces(
         made, pretrain_model, finetune_model, pretrain, finetune, pretrain_fit, start_pretrain, start_finetune
     )
