@@ -57,7 +57,9 @@ def test_plans_are_what_the_compiler_says(least):
     for steps in (100, 400):
         most = _plan(steps, 1e12)
         for plan in (most, _plan(steps, most.peak_bytes - 1), _plan(steps, 3 * least)):
-            assert 0.85 < plan.peak_bytes / _compiled_bytes(plan.remat, steps) < 1.4, plan
+            # Of what "none" stores, the compiler finds that some values are equal or cheap: 1.39 and 1.44 by jax version.
+            most_over = 1.55 if plan.remat == "none" else 1.2
+            assert 0.85 < plan.peak_bytes / _compiled_bytes(plan.remat, steps) < most_over, plan
 
 
 def test_nested_memory_grows_as_the_square_root_of_the_steps():
