@@ -50,9 +50,7 @@ class Case(NamedTuple):
     finetune_loss: Callable  # (ops, encoder, head, batch)
     head_only: bool = True  # fine-tuning trains the head alone
     seeds: int = 1  # independent copies at once
-    remat: Literal["none", "full", "nested"] = (
-        "full"  # of fine-tuning, as in `metapt.hypergrad.unroll`, where there is a choice
-    )
+    remat: Literal["none", "full", "nested"] = "full"  # of fine-tuning, as in `unroll`, where there is a choice
     pretrain_lr: float = 1e-3
     finetune_lr: float = 1e-3
     meta_lr: float = 1e-2

@@ -42,10 +42,10 @@ def make(case: Case, hypergradient: bool = True, unrolled: bool = False):
     pretrain_adam, meta_adam = optax.adam(case.pretrain_lr), optax.adam(case.meta_lr)
     finetune_adam, start = jax_common.warm_adam(case)
     scan = lambda f, carry, xs: lax.scan(f, carry, xs, unroll=len(jax.tree.leaves(xs)[0]) if unrolled else 1)
-    keep = lambda f: f
-    checkpoint, again = (jax.checkpoint, keep) if case.remat != "none" else (keep, jax.checkpoint)
-    checkpoint, again = (keep, keep) if unrolled else (checkpoint, again)
-    finetune_update = again(finetune_adam.update)  # under "none" the optimizer's work alone is done again
+    checkpoint = (lambda f: f) if unrolled or case.remat == "none" else jax.checkpoint
+    finetune_update = finetune_adam.update
+    if case.remat == "none" and not unrolled:  # the optimizer's work alone is done again
+        finetune_update = jax.checkpoint(finetune_update)
 
     def pretrain_loss(params, phi, batch):
         return case.pretrain_loss(jax_common.OPS, params, phi, batch)

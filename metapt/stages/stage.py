@@ -162,8 +162,10 @@ def trainer(stage: Stage, loop: Loop = loops.auto, remat: Remat = "none") -> Tra
     if remat not in get_args(Remat):
         raise ValueError(f"remat: {remat!r} is not one of {', '.join(map(repr, get_args(Remat)))}")
     # Made once: the host loop recognises its compiled step by this object.
-    body = functools.partial(step, recomputing_optimizer(stage) if remat == "none" else stage)
-    body = body if remat == "none" else jax.checkpoint(body)
+    if remat == "none":
+        body = functools.partial(step, recomputing_optimizer(stage))
+    else:
+        body = jax.checkpoint(functools.partial(step, stage))
     run = functools.partial(loops.nested, loop) if remat == "nested" else loop
 
     def train(state: StageState, context: PyTree, batches: PyTree, keys: Array) -> tuple[StageState, StageInfo]:

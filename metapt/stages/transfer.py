@@ -58,6 +58,8 @@ def transfer_meta(pretrained: StageState, finetune: StageState, meta: PyTree) ->
 def with_extra(transfer: Transfer) -> Transfer:
     """And what pre-training carries beside its parameters (running averages) goes with them.
 
+    Where fine-tuning goes on from its last state (`warm_start`), its first one needs an `extra` of that form too.
+
     Example:
         >>> pretrained, finetune = StageState({"encoder": 1.0}, None, "averages"), StageState({}, None, None)
         >>> start, context = with_extra(transfer_features)(pretrained, finetune, None)
