@@ -30,8 +30,8 @@ class Config(Mnist, Digits):
     """Adam's learning rate in pre-training."""
     hidden: int = 16
     """Channels of the encoder's second convolution; the first has half as many."""
-    rotation: float = 10.0
-    """Standard deviation of the random rotation in pre-training, in degrees."""
+    l2: float = 1e-3
+    """Penalty on the parameters in pre-training."""
     critic: int = 32
     """Width of the weighing network."""
     final_steps: int = 30

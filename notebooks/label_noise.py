@@ -47,21 +47,22 @@ pool = pool._replace(y=jnp.where(wrong, (pool.y + rng.integers(1, 10, 1000)) % 1
 # ## The method
 #
 # The weighing network sees the image, the label, and what an averaged copy of the pre-trained network makes of them. All
-# weights start at 1, and over a batch their mean stays 1. Small random rotations in pre-training delay learning wrong
+# weights start at 1, and over a batch their mean stays 1. The network that is pre-trained is a layer on random Fourier
+# features of the pixels: on a thousand images it errs less than a perceptron. Small random rotations delay learning wrong
 # labels by heart. The weighing network moves in the first third of the steps only; then pre-training goes on with it.
 
 # %%
-STEPS, WARM_UP = 100, 20  # outer steps, and how many of them leave the weights at rest
-mlp = models.mlp(64, (128, 64))
-encoder = models.relu(metapt.Model(mlp.init, lambda params, x: mlp.apply(params, x - 0.5)))
+STEPS, WARM_UP = 150, 20  # outer steps, and how many of them leave the weights at rest
+layer = models.mlp(512, (64,))
+encoder = models.relu(models.on_fourier_features(layer, inputs=64, features=512, frequency=0.5))
 model = models.with_head(encoder, models.linear(64, 10))
 weighing = meta.relative_example_weights(models.label_critic(model, inputs=64, classes=10, hidden=64))
-rotation = data.random_rotation(6.0)
+rotation = data.random_rotation(10.0)
 pieces = recipes.example_weights.example_weights(
     model,
     weighing,
     view=lambda context, x, key: rotation(0.0, x, key),
-    l2=1e-3,
+    l2=3e-3,
     teacher_decay=0.98,
     pretrain_optimizer=optax.adam(3e-3, eps_root=1e-12),
     finetune_optimizer=optax.sgd(0.1),

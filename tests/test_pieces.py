@@ -85,6 +85,19 @@ def test_every_kind_of_model_gives_the_hypergradient_of_its_finite_differences(k
     assert jax.tree.structure(model.init(jax.random.key(1))) == jax.tree.structure(params)
 
 
+@pytest.mark.parametrize("frequency", [0.2, 1.0])
+def test_random_fourier_features_approximate_the_gaussian_kernel_of_their_frequency(frequency):
+    features = 40_000
+    same = Model(lambda key: None, lambda params, z: z)
+    x = np.random.default_rng(0).normal(size=(6, 2, 2))
+    z = models.on_fourier_features(same, 4, features, frequency).apply(None, jnp.asarray(x))
+    squared = ((x[:, None] - x[None]) ** 2).sum((2, 3))
+    # A product of two features has a variance of at most 1.5: five standard deviations of their mean.
+    np.testing.assert_allclose(
+        z @ z.T / features, np.exp(-(frequency**2) * squared / 2), atol=5 * (1.5 / features) ** 0.5
+    )
+
+
 def test_linen_modules_with_other_collections_are_refused():
     model = models.from_linen(linen.BatchNorm(use_running_average=False), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"collections \['batch_stats', 'params'\]"):
