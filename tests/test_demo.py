@@ -47,5 +47,5 @@ def test_the_angle_is_found_from_every_start_and_stays_where_nothing_is_turned(t
 
 def test_weights_tell_wrong_labels_at_every_level_of_noise(tmp_path):
     result = _run(tmp_path, "--seeds", "1", config="digits_label_noise")
-    assert len(result["meta"]["weight_auc"]) == 3 and min(result["meta"]["weight_auc"]) > 0.97
-    assert min(result["meta"]["weight_ratio"]) > 20
+    assert len(result["meta"]["weight_auc"]) == 3 and min(result["meta"]["weight_auc"]) > 0.985
+    assert min(result["meta"]["weight_ratio"]) > 40
