@@ -87,16 +87,17 @@ def example_weights(network: Model, bound: float = 2.0) -> Meta:
     return Meta(network.init, lambda params: Partial(weigh, params))
 
 
-def relative_example_weights(network: Model) -> Meta:
-    """A network that weighs the examples of a batch against each other: `v = sigmoid(logits)`, `w = v / mean(v)`.
+def relative_example_weights(network: Model, power: float = 1.0) -> Meta:
+    """A network that weighs the examples of a batch against each other: `v = sigmoid(logits)^power`, `w = v / mean(v)`.
 
     Their mean is 1, so the loss keeps its scale whatever the network says; the mean couples the batch. Further arguments of
     the constrained value (a teacher: `objectives.with_teacher`) go to the network.
 
     Args:
         network: one logit an example, `apply(params, batch, *rest) -> [B]` or `[B, 1]`.
+        power: above 1, weights of doubtful examples are nearer to 0, and fewer examples carry the loss.
 
-    Source: Shu et al. 2019, "Meta-Weight-Net", equation 9.
+    Source: Shu et al. 2019, "Meta-Weight-Net", equation 9 (where the power is 1).
 
     Example:
         >>> network = Model(init=lambda key: jnp.zeros(()), apply=lambda params, x: params * x)
@@ -104,10 +105,11 @@ def relative_example_weights(network: Model) -> Meta:
         >>> [round(float(weight), 4) for weight in weights]
         [0.6667, 1.3333]
     """
+    real("relative_example_weights: power", power, above=0)
 
     def weigh(params, batch, *rest) -> Array:
         logits = network.apply(params, batch, *rest)
-        values = jax.nn.sigmoid(logits.reshape(logits.shape[0]))
+        values = jax.nn.sigmoid(logits.reshape(logits.shape[0])) ** power
         return values / values.mean()
 
     return Meta(network.init, lambda params: Partial(weigh, params))
