@@ -46,7 +46,8 @@ def on_gradient_histograms(model: Model, side: int, cells: int, orientations: in
 
     At every pixel, central differences g (0 beyond the border) fill a bin for each direction u_k, evenly over the circle:
     max(0, g u_k). Triangular windows average each bin over `cells` by `cells` places; the numbers h of an image are divided by
-    their sum, and their square roots are taken. So contrast does not matter, and shifts of less than a cell matter little; the background must be 0.
+    their sum, and their square roots are taken. So contrast does not matter, and shifts of less than a cell matter little; a
+    background other than 0 is an edge at the border.
 
     Args:
         model: takes `[B, cells * cells * orientations]`, of Euclidean norm 1 (0 for an image without an edge, up to 1e-6).
