@@ -41,8 +41,10 @@ class GraphConfig(Steps):
     """SGD's learning rate in the fine-tuning inside meta-learning, of a loss that is a mean over the tasks."""
     final_steps: int = 200
     """Steps of the final fine-tuning."""
-    final_lr: float = 3e-3
-    """Adam's learning rate in the final fine-tuning."""
+    final_lr: float = 1e-3
+    """Adam's learning rate for the network in the final fine-tuning, if all of it is trained."""
+    head_lr: float = 3e-3
+    """Adam's learning rate for the head in the final fine-tuning."""
     convolution: Convolution = "gin"
     """Kind of message passing."""
     width: int = 32
@@ -70,7 +72,7 @@ class GraphConfig(Steps):
     as_published: bool = False
     """Meta-learning as in the paper's own code (`recipes.task_weights.as_published`; there, neumann_terms is 1)."""
     final: Literal["linear", "full"] = "linear"
-    """The final fine-tuning: of a linear head on the features, or of the whole network."""
+    """The final fine-tuning: of a linear head on the features, or of that head and then of the whole network."""
 
     def __post_init__(self):
         check_numbers(self, **self.least())
@@ -256,11 +258,13 @@ def _by_role(problem: Problem):
 
 
 def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: int, labelled):
-    """(encoder, arrays, items, key) -> area under the curve by task, after fine-tuning on all labelled examples."""
+    """(encoder, arrays, items, key) -> area under the curve by task, after fine-tuning on all labelled examples.
+
+    The whole network starts from the head that fits its features: a random head would undo them first (Kumar et al. 2022).
+    """
     head = models.linear(problem.features, classes, zero=True)
-    optimizer = optax.adam(config.final_lr)
-    of_features = Stage(objectives.balanced_tasks(objectives.whole(head)), optimizer)
-    of_network = Stage(objectives.balanced_tasks(objectives.whole(model)), optimizer)
+    of_head = Stage(objectives.balanced_tasks(objectives.whole(head)), optax.adam(config.head_lr))
+    of_network = Stage(objectives.balanced_tasks(objectives.whole(model)), optax.adam(config.final_lr))
 
     def on_all(apply, arrays, items):
         def on_one(item):
@@ -269,26 +273,20 @@ def _fine_tune_and_score(config: GraphConfig, problem: Problem, model, classes: 
 
         return jax.lax.map(on_one, items)  # one after the other: all graphs at once would not fit
 
-    def linear(params, extra, arrays, key):
+    def judge(encoder, arrays, items, key):
+        params, extra = encoder
         encode = lambda graph: problem.encoder.apply(params, extra, graph, key, "running")[0]
         features, y = on_all(encode, arrays, arrays["labelled_items"])
         flat = lambda a: a.reshape(-1, a.shape[-1])
         batch = flat(features), jnp.where(arrays["judged"], flat(y), data.ABSENT)
-        start = stages.start(of_features, head.init(key))
-        state = train(of_features, start, lambda key: batch, key, config.final_steps)
-        return lambda graph: head.apply(state.params, encode(graph))
-
-    def full(params, extra, arrays, key):
-        start = stages.start(of_network, {"encoder": params, "head": head.init(key)}, extra)
-        draw = lambda key: jax.tree.map(lambda a: a[0], labelled(arrays, key))
-        state = train(of_network, start, draw, key, config.final_steps)
-        return lambda graph: model.apply(state.params, state.extra, graph, key, "running")[0]
-
-    fine_tune = {"linear": linear, "full": full}[config.final]
-
-    def judge(encoder, arrays, items, key):
-        params, extra = encoder
-        logits, y = on_all(fine_tune(params, extra, arrays, key), arrays, items)
+        probe = train(of_head, stages.start(of_head, head.init(key)), lambda key: batch, key, config.final_steps)
+        predict = lambda graph: head.apply(probe.params, encode(graph))
+        if config.final == "full":
+            start = stages.start(of_network, {"encoder": params, "head": probe.params}, extra)
+            draw = lambda key: jax.tree.map(lambda a: a[0], labelled(arrays, key))
+            state = train(of_network, start, draw, key, config.final_steps)
+            predict = lambda graph: model.apply(state.params, state.extra, graph, key, "running")[0]
+        logits, y = on_all(predict, arrays, items)
         return jnp.where(arrays["judged"], problem.score(logits, y), jnp.nan)
 
     return judge

@@ -50,7 +50,9 @@ class Config(GraphSetConfig):
     final_steps: int = 10000
     """Steps of the final fine-tuning."""
     final_lr: float = 1e-4
-    """Adam's learning rate in the final fine-tuning."""
+    """Adam's learning rate for the network in the final fine-tuning, if all of it is trained."""
+    head_lr: float = 1e-4
+    """Adam's learning rate for the head in the final fine-tuning."""
     width: int = 300
     """Of every layer."""
     layers: int = 5

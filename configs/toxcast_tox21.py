@@ -7,7 +7,7 @@ missing, without the molecules that are judged. Fine-tuning: Tox21's twelve assa
 that were never seen. Arms as in ppi_tissues.
 
 About 25 minutes on one CPU core. Expected (--seeds 16): none 0.665, equal 0.714, meta 0.716, replay 0.718 (on fresh seeds both
-are 0.003 below equal), cotrain_pcgrad 0.753; with --final full, over 26 runs, none 0.733, equal 0.730, meta 0.739
+are 0.003 below equal), cotrain_pcgrad 0.753; with --final full none 0.736, equal, meta and cotrain_pcgrad 0.747 to 0.749
 (docs/graphs.md).
 """
 

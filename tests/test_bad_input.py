@@ -230,6 +230,7 @@ API = {
     "found [3, 4]": lambda: data.draw(KEY, (jnp.ones(3), jnp.ones(4)), 1, 1),
     "found [0]": lambda: data.draw(KEY, jnp.ones((0, 2)), 1, 1),
     "the same rows [N, ...] with N >= 1, found [0]": lambda: data.draw(KEY, jnp.ones(()), 1, 1),
+    "rotate: order=3 must be 1 (bilinear) or 2 (quadratic)": lambda: data.rotate(jnp.ones((2, 2)), 0.0, 3),  # type: ignore[arg-type]
     # an experiment's arrays
     "data: pool.y has 1 values of 4 that are NaN or infinite": lambda: check_data(
         {"pool": {"y": np.array([[1.0, 2.0], [np.nan, 4.0]])}}
