@@ -218,7 +218,7 @@ def _parse_fields(module: ModuleType, arguments: Sequence[str], prog: str, defau
         if text.startswith("Unrecognized options: --"):
             options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(module.Config)]
             text = f"{text}; {configs.did_you_mean(text.split()[2].strip(','), options)}".rstrip("; ")
-        raise UserError(f"{text}; see {prog} --help") from stop
+        raise UserError(f"{text.rstrip('.')}; see {prog} --help") from stop
 
 
 def _stored(config: str) -> str:

@@ -364,6 +364,7 @@ COMMANDS = {
     "run digits_tasks --access 1.5": "access=1.5 must be at most 1",
     "run digits_tasks --access 0.001": "access=0.001 leaves meta-learning no image",
     "run digits_rotation --std wide": "--std",
+    "run digits_rotation --order 3": "Expected one of ('1', '2'); see",
     "run digits_rotation --access 0.001": "access=0.001 leaves meta-learning 0 images",
     "run digits_rotation --train-labels 55": "n=455 must be a multiple of the 10 classes",
     "run digits_rotation --pool 5000": "pool=5000 must be at most",
