@@ -6,9 +6,9 @@ FOLDER holds mol_toxcast.npz and mol_tox21.npz; without it METAPT_DATA is read. 
 missing, without the molecules that are judged. Fine-tuning: Tox21's twelve assays, few molecules labelled. Test: scaffolds
 that were never seen. Arms as in ppi_tissues.
 
-About 25 minutes on one CPU core. Expected (--seeds 16): none 0.665, equal 0.714, meta 0.716, replay 0.718 (of two fresh sets one has both
-0.003 below equal, one 0.005 above), cotrain_pcgrad 0.753; with --final full none 0.736, equal, meta and cotrain_pcgrad 0.747 to 0.749
-(docs/graphs.md).
+About 25 minutes on one CPU core. Expected (--seeds 16): none 0.665, equal 0.714, meta 0.716, replay 0.718 (of two fresh sets one
+has both 0.003 below equal, one 0.005 above), cotrain_pcgrad 0.753; with --final full none 0.736, equal, meta and cotrain_pcgrad
+0.747 to 0.749 (docs/graphs.md).
 """
 
 from dataclasses import dataclass
