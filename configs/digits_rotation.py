@@ -13,6 +13,7 @@ All the way round, where some starts end upside down (0, 1 and 8 look the same, 
 Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the angle, at equal compute: --variants
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -137,7 +138,7 @@ def experiment(config: Config) -> Experiment:
 
 def _arrays(config: Config):
     """One split a run, all but the pool turned; test apart."""
-    turn = jax.jit(jax.vmap(lambda image, degrees: data.rotate(image, degrees, config.order)))
+    turn = jax.jit(jax.vmap(functools.partial(data.rotate, order=config.order)))
     runs, tests = [], []
     for run in range(config.seeds):
         rng = np.random.default_rng([config.seed, run])

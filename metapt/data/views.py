@@ -1,5 +1,6 @@
 """Views of images: what an augmentation makes of them, differentiable in its parameters. `(context, x, key) -> x`."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Literal
@@ -68,7 +69,7 @@ def random_rotation(std: float, order: Literal[1, 2] = 1) -> View:
     real("random_rotation: std", std, least=0, why="degrees")
 
     def view(mean, x, key):
-        turn = jax.vmap(lambda image, degrees: rotate(image, degrees, order))
+        turn = jax.vmap(functools.partial(rotate, order=order))
         return turn(x, mean + std * jax.random.normal(key, x.shape[:1], x.dtype))
 
     return view
