@@ -85,8 +85,13 @@ class Mnist(MnistFile):
     monitor: int = 500
     """Labelled images for the curves."""
 
-    def images(self, rng: np.random.Generator) -> TrainTest:
+    @functools.cached_property
+    def brightness(self) -> TrainTest:
+        """Images in [0, 1], background 0."""
         return jax.tree.map(lambda a: a + 0.5 if a.ndim == 3 else a, self.mnist)
+
+    def images(self, rng: np.random.Generator) -> TrainTest:
+        return self.brightness
 
 
 def parts(

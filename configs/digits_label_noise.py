@@ -24,16 +24,19 @@ import optax
 from _common import REPORT, comparison, fine_tune_and_score, schedule, stack
 from _images import ImageConfig, implicit, other_ways, parts
 from jax.tree_util import Partial
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from metapt import data, meta, models, recipes
+from metapt.data import Labelled, TrainTest
 from metapt.io import arms, plots, stats
 from metapt.io.cost import Cost
 from metapt.io.experiment import Experiment, Outcome
 from metapt.types import Model
 
 METHOD = recipes.example_weights.METHOD
-FREQUENCY = 0.5  # of the random Fourier features, radians per unit of a pixel
+EVENNESS = 0.6  # principal components have their standard deviation to this power: at 1 as they are, at 0 all alike
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,18 @@ class Config(ImageConfig):
     """Images in a pre-training batch."""
     pretrain_lr: float = 3e-3
     """Adam's learning rate in pre-training."""
-    rotation: float = 10.0
-    """Standard deviation of the random rotation in pre-training, in degrees."""
-    hidden: int = 512
-    """Random Fourier features of the pixels, which the encoder's layer is trained on."""
-    l2: float = 3e-3
+    hidden: int = 400
+    """Principal components of the images' scattering coefficients, which the encoder's layer is trained on."""
+    l2: float = 1e-2
     """Penalty on the parameters in pre-training."""
     teacher_decay: float = 0.98
     """Of the averaged network, at every step of pre-training."""
-    critic: int = 64
+    critic: int = 40
     """Width of the weighing network."""
-    power: float = 1.0
-    """Of the sigmoid in the weights: above 1 they part right from wrong further, and the accuracy gains less."""
+    power: float = 12.0
+    """Of the sigmoid in the weights: the larger, the further they part right from wrong."""
+    changing: bool = True
+    """Which of the labelled images are of which kind changes at every outer step: no single validation set can be fitted."""
     meta_lr: float = 1e-2
     """Adam's learning rate for the weighing network at first; along a cosine it comes to 0."""
     meta_share: float = 0.3
@@ -79,26 +82,49 @@ class Config(ImageConfig):
             )
 
     def least(self) -> dict[str, float]:
-        return super().least() | {"noise": 0.0, "rotation": 0.0, "l2": 0.0}
+        return super().least() | {"noise": 0.0, "l2": 0.0}
+
+    def images(self, rng: np.random.Generator) -> TrainTest:
+        """As features: a layer on them errs less than a network on pixels, so what it makes of a label tells more."""
+        return scattered(super().images(rng), margin=4, scales=2, count=self.hidden)
 
     def encoder(self) -> Model:
-        """A layer on random Fourier features: it errs less than an MLP on pixels, so what it makes of a label tells more."""
-        layer = models.mlp(self.hidden, (self.features,))
-        return models.relu(models.on_fourier_features(layer, self.pixels, self.hidden, FREQUENCY))
+        """One layer: scattering is nonlinear enough, and wrong labels are not so soon learned by heart."""
+        return models.mlp(self.hidden, (self.features,))
+
+
+def scattered(images: TrainTest, margin: int, scales: int, count: int) -> TrainTest:
+    """The first principal components of the images' logarithmic scattering coefficients; fitted to the training images."""
+
+    def coefficients(x):
+        framed = np.pad(x, ((0, 0), (margin, margin), (margin, margin)))
+        return np.log(0.01 + np.asarray(data.scattering(framed.astype(np.float32), scales))).reshape(len(x), -1)
+
+    train = coefficients(images.train.x)
+    if count > min(train.shape):
+        raise ValueError(
+            f"hidden={count} must be at most {min(train.shape)}: {len(train)} images have {train.shape[1]} coefficients"
+        )
+    scaler = StandardScaler().fit(train)
+    pca = PCA(count, whiten=True, random_state=0).fit(scaler.transform(train))
+    spread = pca.explained_variance_ ** (EVENNESS / 2)
+    components = lambda x: (pca.transform(scaler.transform(x)) * spread).astype(np.float32)
+    return TrainTest(
+        Labelled(components(train), images.train.y), Labelled(components(coefficients(images.test.x)), images.test.y)
+    )
 
 
 def experiment(config: Config) -> Experiment:
     """The arms of the comparison."""
     model = models.with_head(config.encoder(), models.linear(config.features, 10))
-    critic = models.label_critic(model, config.pixels, classes=10, hidden=config.critic)
+    critic = models.label_critic(model, config.hidden, classes=10, hidden=config.critic)
     learned = meta.relative_example_weights(critic, config.power)
-    rotation = data.random_rotation(config.rotation)
 
     def compose(meta_lr, rule=implicit(config), **how):
         return recipes.example_weights.example_weights(
             model,
             learned,
-            view=lambda context, x, key: rotation(0.0, x, key),
+            view=lambda context, x, key: x,
             l2=config.l2,
             teacher_decay=config.teacher_decay,
             pretrain_optimizer=optax.adam(config.pretrain_lr, eps_root=1e-12),
@@ -163,16 +189,17 @@ def experiment(config: Config) -> Experiment:
 def _arrays(config: Config):
     """Splits by seed, the same at every level of noise; runs are ordered by level, then by seed. Test apart."""
     runs, tests = [], []
-    for level in config.noise:
-        for seed in range(config.seeds):
-            rng = np.random.default_rng([config.seed, seed])
-            arrays, test = parts(config, rng, config.pool, config.monitor)
-            pool = arrays["pool"]
-            wrong = rng.random(config.pool) < level
-            y = np.where(wrong, (pool.y + rng.integers(1, 10, config.pool)) % 10, pool.y).astype(np.int32)
-            runs.append({**arrays, "pool": (pool.x, y, (~wrong).astype(np.float32))})
+    for seed in range(config.seeds):
+        rng = np.random.default_rng([config.seed, seed])
+        arrays, test = parts(config, rng, config.pool, config.monitor)
+        pool = arrays["pool"]
+        luck, other = rng.random(config.pool), (pool.y + rng.integers(1, 10, config.pool)) % 10
+        for level in config.noise:
+            y = np.where(luck < level, other, pool.y).astype(np.int32)
+            runs.append({**arrays, "pool": (pool.x, y, (luck >= level).astype(np.float32))})
             tests.append(test)
-    return stack(runs), stack(tests)
+    by_level = [i for level in range(len(config.noise)) for i in range(level, len(runs), len(config.noise))]
+    return stack([runs[i] for i in by_level]), stack([tests[i] for i in by_level])
 
 
 def weigh_pool(learned, pool, export) -> np.ndarray:

@@ -85,50 +85,6 @@ def test_every_kind_of_model_gives_the_hypergradient_of_its_finite_differences(k
     assert jax.tree.structure(model.init(jax.random.key(1))) == jax.tree.structure(params)
 
 
-@pytest.mark.parametrize("frequency", [0.2, 1.0])
-def test_random_fourier_features_approximate_the_gaussian_kernel_of_their_frequency(frequency):
-    features = 40_000
-    same = Model(lambda key: None, lambda params, z: z)
-    x = np.random.default_rng(0).normal(size=(6, 2, 2))
-    z = models.on_fourier_features(same, 4, features, frequency).apply(None, jnp.asarray(x))
-    squared = ((x[:, None] - x[None]) ** 2).sum((2, 3))
-    # A product of two features has a variance of at most 1.5: five standard deviations of their mean.
-    np.testing.assert_allclose(
-        z @ z.T / features, np.exp(-(frequency**2) * squared / 2), atol=5 * (1.5 / features) ** 0.5
-    )
-
-
-def test_gradient_histograms_agree_with_loops_and_turn_with_the_image():
-    side, cells, bins = 6, 2, 4
-    same = Model(lambda key: None, lambda params, h: h)
-    histogram = models.on_gradient_histograms(same, side, cells, bins).apply
-    x = np.random.default_rng(0).random((side, side))
-    at = lambda i, j: x[i, j] if 0 <= i < side and 0 <= j < side else 0.0
-    window = lambda i, a: max(0.0, 1.0 - abs(i - (a * side / cells + (side / cells - 1) / 2)) * cells / side)
-    places = [(i, j) for i in range(side) for j in range(side)]
-    expected = np.zeros((cells, cells, bins))
-    for a in range(cells):
-        for b in range(cells):
-            weights = {(i, j): window(i, a) * window(j, b) for i, j in places}
-            for k in range(bins):
-                up = np.cos(2 * np.pi * k / bins), np.sin(2 * np.pi * k / bins)
-                slope = lambda i, j: (at(i, j + 1) - at(i, j - 1)) * up[0] + (at(i + 1, j) - at(i - 1, j)) * up[1]
-                expected[a, b, k] = sum(w * max(0.0, slope(*p)) for p, w in weights.items()) / sum(weights.values())
-    ours = histogram(None, jnp.asarray(x)[None]).reshape(cells, cells, bins)
-    np.testing.assert_allclose(ours, np.sqrt(expected / expected.sum()), rtol=1e-6)  # 1e-6 is added to the sum
-    np.testing.assert_allclose(histogram(None, 9 * jnp.asarray(x).reshape(1, -1))[0], ours.ravel(), rtol=1e-6)
-    # A quarter turn against the clock: what rose to the right rises upwards, one bin (clockwise from the right) earlier.
-    turned = histogram(None, jnp.asarray(np.rot90(x).copy())[None]).reshape(cells, cells, bins)
-    np.testing.assert_allclose(turned, np.roll(np.rot90(ours), -1, axis=-1), rtol=1e-6)
-
-
-def test_gradient_histograms_of_an_empty_image_have_finite_derivatives():
-    same = Model(lambda key: None, lambda params, h: h)
-    histogram = models.on_gradient_histograms(same, side=4, cells=2).apply
-    assert float(jnp.abs(histogram(None, jnp.zeros((1, 4, 4)))).max()) <= 1e-6
-    assert bool(jnp.isfinite(jax.jacobian(lambda x: histogram(None, x))(jnp.zeros((1, 4, 4)))).all())
-
-
 def test_linen_modules_with_other_collections_are_refused():
     model = models.from_linen(linen.BatchNorm(use_running_average=False), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"collections \['batch_stats', 'params'\]"):

@@ -35,6 +35,7 @@ from metapt.data.mnist import TrainTest, mnist
 from metapt.data.molecules import Molecules, molecule_hash, molecules, one_hot, scaffold_split
 from metapt.data.omniglot import Omniglot, omniglot
 from metapt.data.ptbxl import download_ptbxl, ptbxl, superclasses
+from metapt.data.scattering import scattering
 from metapt.data.sharding import from_hosts, shard_batches
 from metapt.data.signal_views import (
     by_input,
@@ -125,6 +126,7 @@ __all__ = [
     "rotate",
     "scaffold_split",
     "scaled_noise",
+    "scattering",
     "shard_batches",
     "simclr_views",
     "slots",

@@ -4,7 +4,6 @@ from metapt.models.adapters import from_equinox, from_linen, from_linen_stateful
 from metapt.models.convnet import convnet
 from metapt.models.critic import by_number, label_critic
 from metapt.models.encoders import linear, mlp, projection
-from metapt.models.fixed import on_fourier_features, on_gradient_histograms
 from metapt.models.graphs import graph_network
 from metapt.models.heads import normalised, relu, with_head
 from metapt.models.resnet1d import convolve, resnet1d, warp_network
@@ -22,8 +21,6 @@ __all__ = [
     "linear",
     "mlp",
     "normalised",
-    "on_fourier_features",
-    "on_gradient_histograms",
     "projection",
     "relu",
     "resnet1d",

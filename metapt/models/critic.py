@@ -8,7 +8,9 @@ from metapt.models.encoders import linear, mlp
 from metapt.models.heads import with_head
 from metapt.types import Model
 
-INPUT_SCALE = 0.1  # of image and label beside the classifier's opinion: at 1, a critic learns single examples by heart
+# Of example and label beside the opinion. At 0.1 a critic learns single examples by heart, and prefers the classes that it was
+# validated on.
+INPUT_SCALE = 0.01
 
 
 def label_critic(classifier: Model, inputs: int, classes: int, hidden: int) -> Model:
@@ -43,7 +45,7 @@ def label_critic(classifier: Model, inputs: int, classes: int, hidden: int) -> M
         own = jnp.sum(label * log_p, axis=1, keepdims=True)
         other = jnp.max(jnp.where(label > 0, -jnp.inf, log_p), axis=1, keepdims=True)
         opinion = [jnp.clip(own, -8, 0) / 2 + 1, jnp.clip(own - other, -8, 8) / 4]
-        seen = [INPUT_SCALE * x.reshape(len(y), -1), INPUT_SCALE * label, *opinion]
+        seen = [INPUT_SCALE * x.reshape(len(y), -1) / inputs**0.5, INPUT_SCALE * label, *opinion]
         return network.apply(params, jnp.concatenate(seen, axis=1))[:, 0]
 
     return Model(network.init, apply)
