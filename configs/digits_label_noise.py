@@ -9,7 +9,7 @@ pre-training (`none`), equal weights (`equal`), weights learned while pre-traini
 weights that `meta` ended with (`replay`), wrong labels left out (`oracle`). Curves come from further labelled images; the test
 images are read once, at the end.
 
-Two minutes on one CPU core. Expected: weight_auc above 0.99 in every run, median weight_ratio 91,050, 761 and 292 at the three
+Two minutes on one CPU core. Expected: weight_auc above 0.99 in every run, median weight_ratio 91,000, 760 and 290 at the three
 levels, `meta` 0.008, 0.031 and 0.062 above `equal`.
 Null control, in which nothing must be lost: --noise 0
 Partial fine-tuning access: --access 0.2, or --access-classes 5. Other ways to the weights, at equal compute: --variants

@@ -84,13 +84,13 @@ def example_weights(values: np.ndarray, right: np.ndarray, levels: np.ndarray) -
     panels = figure.subplots(1, len(shown), sharex=True, squeeze=False)[0]
     bins = np.geomspace(1e-6, max(10.0, values.max()), 60)
     for axes, level in zip(panels, shown, strict=True):
-        these, ok = np.maximum(values[levels == level], bins[0]), right[levels == level]
+        these, ok = values[levels == level], right[levels == level]
         for mask, name, color in ((ok, "right", "#009E73"), (~ok, "wrong", "#CC3311")):
             if mask.any():
-                axes.hist(
-                    these[mask], bins, color=color, alpha=0.6, label=f"{name} labels (mean {these[mask].mean():.2g})"
-                )
-        axes.set(xscale="log", yscale="log", title=f"{level:.0%} wrong labels", xlabel="learned weight")
+                label = f"{name} labels (mean {these[mask].mean():.2g})"
+                axes.hist(np.maximum(these[mask], bins[0]), bins, color=color, alpha=0.6, label=label)
+        xlabel = "learned weight (first bar: all below 1e-6)"
+        axes.set(xscale="log", yscale="log", title=f"{level:.0%} wrong labels", xlabel=xlabel)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, loc="upper center")  # between the two heaps; to search for a place takes a second
     panels[0].set_ylabel("examples, all seeds")
