@@ -8,7 +8,7 @@ from metapt.models.encoders import linear, mlp
 from metapt.models.heads import with_head
 from metapt.types import Model
 
-INPUT_SCALE = 0.01  # of example and label beside the opinion: seeing more, a critic prefers the classes it was validated on
+INPUT_SCALE = 0.01  # of example and label: a critic that sees more prefers the classes it was validated on
 
 
 def label_critic(classifier: Model, inputs: int, classes: int, hidden: int) -> Model:
